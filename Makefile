@@ -1,0 +1,35 @@
+# Each target sets up what it needs: a virtual environment in .venv with the package, built in place.
+# PYTHON chooses the interpreter that makes it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := $(wildcard src_c/*) cyopt/_cpu.pyx setup.py pyproject.toml
+
+.PHONY: demo test test-all lint clean
+
+demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
+	$(BIN)/python -m cyopt demo
+
+test: .venv/built  ## The tests; a fixed sample where the whole matrix would take too long.
+	$(BIN)/python -m pytest
+
+test-all: .venv/built  ## The tests with the whole of every matrix, and the installs.
+	$(BIN)/python -m pytest --full
+
+lint: .venv/linters  ## Style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror src_c/*
+
+.venv/built: $(SOURCES)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+.venv/linters: .venv/built
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[lint]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info cyopt/*.so cyopt/_cpu.c

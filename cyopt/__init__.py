@@ -1,0 +1,67 @@
+"""cyopt: the optimizer step for array programs.
+
+One call updates every parameter of a model, in place, at memory speed, with the same bits on every
+machine.
+
+>>> import numpy as np, cyopt
+>>> params = {"w": np.ones(3, np.float32), "b": np.zeros(1, np.float32)}
+>>> opt = cyopt.Adam(params, lr=1e-3)
+>>> opt.step({"w": np.ones(3, np.float32), "b": None})
+True
+"""
+
+from typing import NoReturn
+
+from cyopt import reference, rules, schedules
+from cyopt._version import __version__
+from cyopt.functional import adagrad_, adam_, rmsprop_, sgd_
+from cyopt.hyper import Group
+from cyopt.optimizer import Optimizer
+from cyopt.optimizers import ALL, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
+from cyopt.runtime import (
+    configure,
+    get_isa,
+    get_num_threads,
+    get_subnormals,
+    info,
+    set_isa,
+    set_num_threads,
+    set_subnormals,
+)
+
+__all__ = [
+    "ALL",
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "Group",
+    "Momentum",
+    "Optimizer",
+    "RMSProp",
+    "__version__",
+    "adagrad_",
+    "adam_",
+    "get_isa",
+    "get_num_threads",
+    "get_subnormals",
+    "info",
+    "reference",
+    "rmsprop_",
+    "rules",
+    "schedules",
+    "set_isa",
+    "set_num_threads",
+    "set_subnormals",
+    "sgd_",
+]
+
+configure()
+del configure
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Other spellings of the classes, RMSprop and Adagrad say, are answered with cyopt's."""
+    right = {cls.__name__.lower(): cls.__name__ for cls in ALL}.get(name.lower())
+    hint = f"; did you mean cyopt.{right}?" if right else ""
+    raise AttributeError(f"module 'cyopt' has no attribute {name!r}{hint}")

@@ -1,0 +1,33 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cyopt.arrays import Array, Written
+from cyopt.hyper import Hyper
+
+COMPILER: str
+OPENMP: int
+ISAS: tuple[str, ...]
+ISAS_AVAILABLE: tuple[str, ...]
+RULES: tuple[str, ...]
+
+def get_config() -> dict[str, int]: ...
+def set_config(**fields: int) -> None: ...
+def max_team() -> int: ...
+def prepare(hyper: Hyper, t: int) -> dict[str, Any]: ...
+
+class Plan:
+    busy: bool
+    team: int
+    def __init__(
+        self,
+        params: Sequence[Array],
+        states: Sequence[Sequence[Array | None]],
+        group_of: Sequence[int],
+        counts: np.ndarray[Any, np.dtype[np.int64]],
+        written: Written,
+    ) -> None: ...
+    def set_hypers(self, hypers: Sequence[Hyper]) -> None: ...
+    def matches(self, params: Sequence[Any], grads: Sequence[Any]) -> bool: ...
+    def run(self, grads: Sequence[Array | None]) -> None: ...

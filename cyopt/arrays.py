@@ -1,0 +1,170 @@
+"""What an array is, and every check that a step makes before it writes a byte."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Extent = tuple[int, int]  # addresses: of the first byte, and behind the last one
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_DLPACK_CPU = 1
+
+
+def as_array(value: Any, what: str) -> Array:
+    """`value` as an ndarray over the same memory: ndarray, memmap, or DLPack on the CPU."""
+    if type(value) is np.ndarray:
+        return value
+    if type(value) is np.memmap:
+        return value.view(np.ndarray)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{what} is a masked array, whose mask a step would ignore; pass its .data")
+    if isinstance(value, np.ndarray):
+        raise TypeError(
+            f"{what} is a {kind}, a subclass of ndarray whose own rules a step in place would"
+            " bypass; pass np.asarray(it), which is the same memory"
+        )
+    if hasattr(value, "__cuda_array_interface__"):
+        raise TypeError(
+            f"{what} is a {kind} on a CUDA device; this version updates arrays on the CPU only:"
+            " copy it to the host"
+        )
+    if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
+        return _from_dlpack(value, what, kind)
+    raise TypeError(
+        f"{what} is a {kind}; expected a numpy.ndarray of float32 or float64"
+        + (", or None to skip the parameter" if what.startswith("grad") else "")
+    )
+
+
+def _from_dlpack(value: Any, what: str, kind: str) -> Array:
+    if getattr(value, "requires_grad", False):
+        raise TypeError(
+            f"{what} is a {kind} that requires grad, whose graph a step in place would make stale;"
+            " pass tensor.detach(), which is the same memory"
+        )
+    if value.__dlpack_device__()[0] != _DLPACK_CPU:
+        raise TypeError(f"{what} is a {kind} on another device; this version updates CPU arrays")
+    return np.from_dlpack(value)
+
+
+def _check_numbers(array: Array, what: str) -> None:
+    dtype = array.dtype
+    if dtype not in DTYPES:
+        cure = f"convert it: {what}.astype(np.float32)"
+        if dtype.kind == "c":
+            cure = "pass .view(float): its real and imaginary parts as numbers of their own"
+        elif dtype.newbyteorder("=") in DTYPES:
+            cure = "convert it to the native byte order: a.astype(a.dtype.newbyteorder('='))"
+        raise TypeError(f"{what} has dtype {dtype}; expected float32 or float64; {cure}")
+    if not array.flags.aligned:
+        raise ValueError(
+            f"{what} is not aligned to its own {array.itemsize}-byte numbers; pass a copy of it"
+        )
+
+
+def check_param(array: Array, what: str) -> None:
+    """A parameter or a state array: float32 or float64, writable, dense."""
+    _check_numbers(array, what)
+    flags = array.flags
+    if not flags.writeable:
+        raise ValueError(
+            f"{what} is read-only, but a step updates it in place; pass a writable array"
+            " (a DLPack array is writable from NumPy 2.2 on)"
+        )
+    if not (flags.c_contiguous or flags.f_contiguous):
+        raise ValueError(
+            f"{what} of shape {array.shape} has strides {array.strides}; expected a contiguous"
+            " array in C or Fortran order: make it np.ascontiguousarray(it) and keep that one"
+        )
+
+
+def same_order(a: Array, b: Array) -> bool:
+    """Whether two arrays of one shape have their elements in the same order in memory."""
+    return bool(
+        (a.flags.c_contiguous and b.flags.c_contiguous)
+        or (a.flags.f_contiguous and b.flags.f_contiguous)
+    )
+
+
+def check_like(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:
+    """A gradient or state array has its parameter's shape and dtype."""
+    _check_numbers(array, what)
+    if array.dtype != dtype:
+        cure = f"pass it as {dtype.name}: g.astype(np.{dtype.name})"
+        if array.dtype == np.float64:
+            cure += "; one np.float64 scalar in its computation makes a float32 gradient float64"
+        raise TypeError(
+            f"{what} has dtype {array.dtype.name} but its parameter has {dtype.name}; {cure}"
+        )
+    if array.shape != shape:
+        raise ValueError(f"{what} has shape {array.shape}; expected {shape}, as its parameter")
+
+
+def extent(array: Array) -> Extent:
+    """First address and the one behind the last, whatever the signs of the strides."""
+    low = high = array.__array_interface__["data"][0]
+    if array.size == 0:
+        return low, low
+    for n, stride in zip(array.shape, array.strides, strict=True):
+        reach = (n - 1) * stride
+        low, high = (low + reach, high) if reach < 0 else (low, high + reach)
+    return low, high + array.itemsize
+
+
+class Written(NamedTuple):
+    """The arrays that a step writes, dense and disjoint, in the order of their addresses."""
+
+    begins: list[int]
+    ends: list[int]
+    names: list[str]
+    arrays: list[Array]
+
+
+def check_written(arrays: Sequence[Array], names: Sequence[str]) -> Written:
+    """No two of the arrays that a step writes share memory. Dense arrays: extents are exact."""
+    rows = [(*extent(a), name, a) for a, name in zip(arrays, names, strict=True) if a.size]
+    rows.sort(key=lambda row: row[0])
+    for before, after in zip(rows, rows[1:], strict=False):
+        if after[0] < before[1]:
+            raise ValueError(
+                f"{after[2]} shares memory with {before[2]}, and a step writes both;"
+                " pass each parameter once, and a copy where two overlap"
+            )
+    return Written(*([row[i] for row in rows] for i in range(4)))
+
+
+def check_read(grad: Array, what: str, written: Written) -> None:
+    """A gradient shares no memory with an array that the step writes."""
+    low, high = extent(grad)
+    i = bisect.bisect_right(written.ends, low)
+    while i < len(written.begins) and written.begins[i] < high:
+        if low < high and _share_memory(grad, written.arrays[i]):
+            raise ValueError(
+                f"{what} shares memory with {written.names[i]}, which the step writes;"
+                " pass a copy of it"
+            )
+        i += 1
+
+
+def _share_memory(grad: Array, array: Array) -> bool:
+    try:
+        return np.shares_memory(grad, array, max_work=100_000)
+    except np.exceptions.TooHardError:  # undecided is refused, not guessed
+        return True
+
+
+def distinct(names: Iterable[str]) -> None:
+    """Names identify state: two parameters may not have the same one."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(
+                f"two parameters have the name {name!r}; rename a key so that paths are distinct"
+            )
+        seen.add(name)

@@ -1,0 +1,151 @@
+"""What `state_dict` holds, and how it is taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cyopt._version import __version__
+from cyopt.arrays import check_like
+from cyopt.hyper import CHOICES, FLAGS, INITIAL
+from cyopt.parameters import ParameterList
+
+if TYPE_CHECKING:
+    from cyopt.optimizer import Optimizer
+
+
+def state_dict(opt: Optimizer) -> dict[str, Any]:
+    """Numbers, names and copies of the state arrays; see `Optimizer.state_dict`."""
+    state: dict[Any, dict[str, Any]] = dict(opt._waiting)
+    for parameters in opt._lists.values():
+        for name, arrays, count in zip(
+            parameters.names, parameters.state, parameters.counts, strict=True
+        ):
+            state[name] = {"step": int(count), **{k: a.copy("K") for k, a in arrays.items()}}
+    groups = []
+    for group in opt.groups:
+        values = {name: _saved(value) for name, value in group.values().items()}
+        groups.append(values)
+    return {
+        "cyopt": __version__,
+        "optimizer": type(opt).__name__,
+        "steps": opt.steps,
+        "groups": groups,
+        "state": state,
+    }
+
+
+def _saved(value: Any) -> Any:
+    """A hyperparameter; "schedule" stands for a callable, which is not saved."""
+    if isinstance(value, tuple):
+        return tuple(map(_saved, value))
+    return "schedule" if callable(value) else value
+
+
+def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Check all of it, then take it up."""
+    _check_whole(opt, saved)
+    changes = [
+        _changes(f"groups[{i}]", group.values(), values)
+        for i, (group, values) in enumerate(zip(opt.groups, saved["groups"], strict=True))
+    ]
+    waiting = {name: dict(entry) for name, entry in saved["state"].items()}
+    lists = list(opt._lists.values())
+    known = [name for parameters in lists for name in parameters.names]
+    if opt._bound or None in opt._lists:
+        _same_names("state", waiting, known)
+    elif missing := set(known) - set(waiting):
+        raise ValueError(f"state_dict has no state of {sorted(map(str, missing))}")
+    for parameters in lists:
+        _check_entries(parameters, waiting)
+    for group, values in zip(opt.groups, changes, strict=True):
+        group.update(values)
+    for parameters in lists:
+        fill(parameters, waiting)
+    opt.steps = saved["steps"]
+    opt._waiting = {name: entry for name, entry in waiting.items() if name not in known}
+
+
+def fill(parameters: ParameterList, waiting: Mapping[str, Any]) -> None:
+    """Copy the state that waits for these parameters into them, by index, whatever its strides."""
+    _check_entries(parameters, waiting)
+    for i, name in enumerate(parameters.names):
+        if name in waiting:
+            parameters.counts[i] = waiting[name]["step"]
+            for state, array in parameters.state[i].items():
+                array[...] = waiting[name][state]
+
+
+def _check_whole(opt: Optimizer, saved: Mapping[str, Any]) -> None:
+    if not isinstance(saved, Mapping) or not {"optimizer", "steps", "groups", "state"} <= set(
+        saved
+    ):
+        raise ValueError("state_dict is not what cyopt's state_dict() gives")
+    if saved["optimizer"] != type(opt).__name__:
+        raise ValueError(
+            f"state_dict is of {saved['optimizer']}; this optimizer is {type(opt).__name__}"
+        )
+    if len(saved["groups"]) != len(opt.groups):
+        raise ValueError(
+            f"state_dict has {len(saved['groups'])} groups; this optimizer has {len(opt.groups)}"
+        )
+    if not _is_count(saved["steps"]):
+        raise ValueError(f"state_dict['steps'] is {saved['steps']!r}; expected an integer")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+
+
+def _changes(where: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers to set. What decides the formula must be equal, and schedules be there."""
+    _same_names(where, saved, own)
+    changes = {}
+    for name, value in saved.items():
+        mine = _saved(own[name])
+        fixed = name in FLAGS or name in CHOICES or name in INITIAL
+        if (fixed and value != mine) or _schedules(value) != _schedules(mine):
+            raise ValueError(
+                f"state_dict {where} has {name}={value!r} but this optimizer has {mine!r};"
+                f" make it with the saved value (schedules are not saved: pass the same one)"
+            )
+        if not fixed and "schedule" not in _schedules(value):
+            changes[name] = value
+        elif isinstance(value, tuple):  # betas, one of them a schedule
+            changes[name] = tuple(
+                m if v == "schedule" else v for v, m in zip(value, own[name], strict=True)
+            )
+    return changes
+
+
+def _schedules(value: Any) -> list[Any]:
+    parts = value if isinstance(value, tuple) else (value,)
+    return ["schedule" if part == "schedule" else "" for part in parts]
+
+
+def _same_names(where: str, saved: Mapping[Any, Any], own: Any) -> None:
+    missing = [name for name in own if name not in saved]
+    extra = [name for name in saved if name not in set(own)]
+    if missing or extra:
+        raise ValueError(
+            f"state_dict {where} does not fit: it lacks {missing!r} and has {extra!r},"
+            " which this optimizer does not know"
+        )
+
+
+def _check_entries(parameters: ParameterList, waiting: Mapping[str, Any]) -> None:
+    """The saved state of these parameters has their states, shapes and dtypes."""
+    for name, state, spec in zip(parameters.names, parameters.state, parameters.specs, strict=True):
+        if name not in waiting:
+            continue
+        entry = waiting[name]
+        _same_names(f"state[{name!r}]", entry, ["step", *state])
+        if not _is_count(entry["step"]):
+            raise ValueError(f"state_dict step of {name!r} is {entry['step']!r}, not a count")
+        for key in state:
+            what = f"state_dict state[{name!r}][{key!r}]"
+            if not isinstance(entry[key], np.ndarray):
+                raise TypeError(f"{what} is {type(entry[key]).__name__}; expected an ndarray")
+            check_like(entry[key], spec.shape, spec.dtype, what)

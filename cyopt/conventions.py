@@ -1,0 +1,130 @@
+"""`like()`: other frameworks' formulas and defaults, as hyperparameters of cyopt's classes.
+
+One row for each class that a framework has; what a row does not name is PyTorch's default. The
+names and what they do are explained in the classes of `cyopt.optimizers`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from cyopt.hyper import unknown_name
+
+Row = Mapping[str, Any]
+
+# In the place of a default that the framework does not have.
+REQUIRED = object()
+
+_EPS_HAT = {"eps_hat": True}
+_DECOUPLED = {"decoupled_weight_decay": True}
+_KERAS_ROOT = {"lr": 1e-3, "eps": 1e-7, "eps_inside_sqrt": True}
+_TF1_RMSPROP = {"alpha": 0.9, "eps": 1e-10, "eps_inside_sqrt": True, "initial_square_avg": 1.0}
+
+FRAMEWORKS: Mapping[str, Mapping[str, Row]] = {
+    "torch": {"SGD": {}, "Momentum": {}, "RMSProp": {}, "AdaGrad": {}, "Adam": {}, "AdamW": {}},
+    "keras": {
+        "SGD": {"lr": 0.01, "momentum_form": "lr_inside", **_DECOUPLED},
+        "Momentum": {"lr": 0.01, "momentum_form": "lr_inside", **_DECOUPLED},
+        "RMSProp": {"alpha": 0.9, "momentum_form": "lr_inside", **_KERAS_ROOT, **_DECOUPLED},
+        "AdaGrad": {"initial_accumulator_value": 0.1, **_KERAS_ROOT, **_DECOUPLED},
+        "Adam": {"eps": 1e-7, **_EPS_HAT, **_DECOUPLED},
+        "AdamW": {"eps": 1e-7, "weight_decay": 4e-3, **_EPS_HAT},
+    },
+    "tf1": {
+        "SGD": {"lr": REQUIRED},
+        "Momentum": {"lr": REQUIRED},
+        "RMSProp": {"lr": REQUIRED, "momentum_form": "lr_inside", **_TF1_RMSPROP},
+        "AdaGrad": {"lr": REQUIRED, "initial_accumulator_value": 0.1, "eps": 0.0},
+        "Adam": _EPS_HAT,
+    },
+    "optax": {
+        "SGD": {"lr": REQUIRED},
+        "Momentum": {"lr": REQUIRED},
+        "RMSProp": {
+            "lr": REQUIRED,
+            "alpha": 0.9,
+            "eps_inside_sqrt": True,
+            "momentum_form": "lr_inside",
+        },
+        "AdaGrad": {
+            "lr": REQUIRED,
+            "initial_accumulator_value": 0.1,
+            "eps": 1e-7,
+            "eps_inside_sqrt": True,
+        },
+        "Adam": {"lr": REQUIRED},
+        "AdamW": {"lr": REQUIRED, "weight_decay": 1e-4},
+    },
+    "sklearn": {
+        "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "momentum_form": "lr_inside"},
+        "Momentum": {"lr": 0.1, "nesterov": True, "momentum_form": "lr_inside"},
+        "Adam": {"libm_pow": True, **_EPS_HAT},
+    },
+    "thinc": {
+        "SGD": {"lr": REQUIRED, "weight_decay_order": "after", **_DECOUPLED},
+        "Adam": {"weight_decay_order": "after", **_EPS_HAT, **_DECOUPLED},
+    },
+    "autograd": {
+        "SGD": {"lr": 0.1, "momentum": 0.9, "momentum_form": "average"},
+        "Momentum": {"lr": 0.1, "momentum_form": "average"},
+        "RMSProp": {"lr": 0.1, "alpha": 0.9, "initial_square_avg": 1.0},
+        "Adam": {},
+    },
+    "ema": {
+        "SGD": {"momentum": 0.9, "momentum_form": "average"},
+        "Momentum": {"momentum_form": "average"},
+    },
+}
+
+# What a framework has and these rules cannot express exactly: refused by name.
+REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("optax", "Adam"): {
+        "eps_root": "an epsilon inside Adam's root",
+        "amsgrad": "the maximum of the bias-corrected second moment",
+        "nesterov": "Nesterov's form of Adam",
+    },
+    ("optax", "AdamW"): {
+        "eps_root": "an epsilon inside Adam's root",
+        "amsgrad": "the maximum of the bias-corrected second moment",
+        "nesterov": "Nesterov's form of Adam",
+    },
+    ("optax", "RMSProp"): {"nesterov": "RMSProp with Nesterov's momentum"},
+}
+
+
+def defaults(framework: str, cls: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of `cls` in `framework` that differ from PyTorch's.
+
+    `given` is what the user passes. Raises ValueError for a framework that is not known, a class
+    that it lacks, or what cannot be expressed; TypeError for a missing argument that it requires.
+    """
+    if framework not in FRAMEWORKS:
+        raise ValueError(f"framework is {framework!r}{unknown_name(str(framework), FRAMEWORKS)}")
+    rows = FRAMEWORKS[framework]
+    if cls not in rows:
+        raise ValueError(f"{framework!r} has no {cls}; it has {', '.join(rows)}")
+    for name, meaning in REFUSED.get((framework, cls), {}).items():
+        if given.get(name):
+            raise ValueError(
+                f"{name}={given[name]!r} of {framework}'s {cls} is {meaning}, which cyopt's rules"
+                " cannot express exactly; leave it out"
+            )
+    row = dict(rows[cls])
+    if given.get("decoupled_weight_decay") is False:
+        row.pop("weight_decay_order", None)  # coupled decay has no order
+    missing = [name for name, value in row.items() if value is REQUIRED and name not in given]
+    if missing:
+        raise TypeError(
+            f"{framework} has no default for {', '.join(missing)} of {cls}:"
+            f" pass {', '.join(f'{name}=...' for name in missing)}"
+        )
+    if framework == "thinc":
+        warnings.warn(
+            "thinc clips each gradient to norm 1 and keeps averages by default; this version of"
+            " cyopt does neither: compare with thinc's grad_clip=0, use_averages=False",
+            UserWarning,
+            stacklevel=3,
+        )
+    return {name: value for name, value in row.items() if name not in given}

@@ -1,0 +1,193 @@
+"""A list of parameters with their state and counters, and the plan that steps them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cyopt import _cpu
+from cyopt.arrays import (
+    Array,
+    as_array,
+    check_like,
+    check_param,
+    check_read,
+    check_written,
+    distinct,
+)
+from cyopt.hyper import Hyper
+
+Initial = Mapping[str, float]  # state name -> its starting value; the order is the rule's
+State = dict[str, Array]
+
+
+class Spec(NamedTuple):
+    """What a parameter was when its state was made, and must stay."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    c_order: bool
+    f_order: bool
+
+    @classmethod
+    def of(cls, array: Array) -> Spec:
+        return cls(array.shape, array.dtype, array.flags.c_contiguous, array.flags.f_contiguous)
+
+    def __str__(self) -> str:
+        order = "C" if self.c_order else "Fortran"
+        return f"{self.dtype.name} of shape {self.shape} in {order} order"
+
+
+def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
+    """The parameters as arrays that a step may write."""
+    arrays = []
+    for value, name in zip(values, names, strict=True):
+        array = as_array(value, f"parameter {name!r}")
+        check_param(array, f"parameter {name!r}")
+        arrays.append(array)
+    return arrays
+
+
+def as_grad(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
+    """The gradient of one parameter as an array that a step can read; None skips."""
+    if value is None:
+        return None
+    array = as_array(value, f"gradient of {name!r}")
+    check_like(array, shape, dtype, f"gradient of {name!r}")
+    return array
+
+
+class ParameterList:
+    """Parameters in a fixed order, each with a name, a group, its state and its own step count.
+
+    `state_names[i]` lists the rule's state slots in order, "" where this variant uses none.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        values: Sequence[Any],
+        group_of: Sequence[int],
+        state_names: Sequence[Sequence[str]],
+        initial: Sequence[Initial],
+        plan_type: type[Any] = _cpu.Plan,
+    ) -> None:
+        distinct(names)
+        arrays = as_params(values, names)
+        check_written(arrays, [f"parameter {name!r}" for name in names])
+        self.names = list(names)
+        self.group_of = list(group_of)
+        self.specs = [Spec.of(array) for array in arrays]
+        self.state_names = [tuple(state_names[g]) for g in group_of]
+        self.state: list[State] = [
+            {s: np.full_like(a, initial[g].get(s, 0.0)) for s in state_names[g] if s}
+            for a, g in zip(arrays, group_of, strict=True)
+        ]
+        self.counts = np.zeros(len(names), np.int64)
+        self.plan_type = plan_type
+        self._plan: Any = None
+        self._hypers: Sequence[Hyper] | None = None  # what the plan has
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plan": None}
+
+    @property
+    def team(self) -> int:
+        """How many threads the last step used."""
+        return self._plan.team if self._plan is not None else 1
+
+    @property
+    def size(self) -> int:
+        """The numbers of all parameters together."""
+        return sum(math.prod(spec.shape) for spec in self.specs)
+
+    @property
+    def dtypes(self) -> set[np.dtype[Any]]:
+        """The dtypes of the parameters."""
+        return {spec.dtype for spec in self.specs}
+
+    def use_plan(self, plan_type: type[Any]) -> None:
+        """Run steps by another backend."""
+        self.plan_type, self._plan = plan_type, None
+
+    def take_state(self, other: ParameterList) -> None:
+        """Go on with the state and counts of `other`, whose parameters are this list's first."""
+        n = len(other.names)
+        self.state[:n], self.counts[:n] = other.state, other.counts
+
+    def state_of(self, i: int) -> Mapping[str, Array]:
+        """The state arrays of one parameter by name, read-only as a mapping."""
+        return MappingProxyType(self.state[i])
+
+    def step(self, values: Sequence[Any], grads: Sequence[Any], hypers: Sequence[Hyper]) -> None:
+        """One step in place, with one `Hyper` for each group: the same object while none changes.
+
+        Where all lies as it did at the last step, the plan says so at once; else everything is
+        checked, and only then written.
+        """
+        keep = True
+        if self._plan is None or not self._plan.matches(values, grads):
+            if self._plan is not None and self._plan.busy:
+                raise RuntimeError(
+                    "this optimizer is in a step of another thread; use one optimizer per thread"
+                )
+            grads = self._check(values, grads)
+            keep = all(isinstance(value, np.ndarray) for value in values)
+        if hypers is not self._hypers:
+            self._plan.set_hypers(hypers)
+            self._hypers = hypers
+        self._plan.run(grads)
+        if not keep:  # an address that a DLPack exporter gave is good for one step
+            self._plan = None
+
+    def _check(self, values: Sequence[Any], grads: Sequence[Any]) -> list[Array | None]:
+        """Every check there is; makes the plan and returns the gradients as arrays."""
+        params = as_params(values, self.names)
+        for array, spec, name in zip(params, self.specs, self.names, strict=True):
+            new = Spec.of(array)
+            order_kept = (new.c_order and spec.c_order) or (new.f_order and spec.f_order)
+            if (new.shape, new.dtype) != (spec.shape, spec.dtype) or not order_kept:
+                raise ValueError(
+                    f"parameter {name!r} is now {new}; it was {spec} when its state was made;"
+                    " make a new optimizer for new parameters"
+                )
+        checked = [
+            as_grad(grad, name, spec.shape, spec.dtype)
+            for grad, name, spec in zip(grads, self.names, self.specs, strict=True)
+        ]
+        states = [
+            [state[s] if s else None for s in slots]
+            for state, slots in zip(self.state, self.state_names, strict=True)
+        ]
+        self._hypers = None
+        self._plan = make_plan(
+            self.plan_type, self.names, params, states, self.group_of, self.counts, checked
+        )
+        return checked
+
+
+def make_plan(
+    plan_type: type[Any],
+    names: Sequence[str],
+    params: Sequence[Array],
+    states: Sequence[Sequence[Array | None]],
+    group_of: Sequence[int],
+    counts: np.ndarray[Any, np.dtype[np.int64]],
+    grads: Sequence[Array | None],
+) -> Any:
+    """A plan for checked arrays, after the last check: nothing that is written overlaps."""
+    arrays, places = list(params), [f"parameter {name!r}" for name in names]
+    for name, state in zip(names, states, strict=True):
+        for slot, array in enumerate(state):
+            if array is not None:
+                arrays.append(array)
+                places.append(f"state {slot} of {name!r}")
+    written = check_written(arrays, places)
+    for grad, name in zip(grads, names, strict=True):
+        if grad is not None:
+            check_read(grad, f"gradient of {name!r}", written)
+    return plan_type(params, states, group_of, counts, written)

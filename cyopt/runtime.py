@@ -1,0 +1,142 @@
+"""How steps run in this process: instruction set, threads, subnormals; and a report of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from cyopt import _cpu
+from cyopt._version import __version__
+
+
+def set_isa(name: str) -> None:
+    """Choose the instruction set of the kernels: "avx512", "avx2" or "base" (the ABI's own).
+
+    The results have the same bits with each. The environment variable CYOPT_ISA does it at import.
+
+    Raises ValueError if this build has no such kernels or this machine cannot run them.
+
+    >>> import cyopt
+    >>> cyopt.set_isa("base")
+    >>> cyopt.set_isa("sse9")
+    Traceback (most recent call last):
+    ValueError: ISA 'sse9' is unknown; this build has avx512, avx2, base
+    >>> cyopt.set_isa("best")
+    """
+    if name == "best":
+        name = _cpu.ISAS_AVAILABLE[0]
+    if name not in _cpu.ISAS:
+        raise ValueError(f"ISA {name!r} is unknown; this build has {', '.join(_cpu.ISAS)}")
+    if name not in _cpu.ISAS_AVAILABLE:
+        raise ValueError(
+            f"ISA {name!r} is not available on this machine; it has"
+            f" {', '.join(_cpu.ISAS_AVAILABLE)}"
+        )
+    _cpu.set_config(isa=_cpu.ISAS.index(name))
+
+
+def get_isa() -> str:
+    """The instruction set of the kernels in use."""
+    return _cpu.ISAS[_cpu.get_config()["isa"]]
+
+
+def set_num_threads(n: int | None) -> None:
+    """The most threads that a step may use; None: what the machine and its settings allow.
+
+    None means OMP_NUM_THREADS (or what threadpoolctl set), at most the CPUs of the process's
+    affinity and of its cgroup's quota. A step uses fewer where it is too small to gain.
+
+    Raises ValueError or TypeError for what is not None or an integer of at least 1.
+    """
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer)):
+        raise TypeError(f"n is {n!r}; expected an integer or None")
+    if n is not None and n < 1:
+        raise ValueError(f"n is {n}; expected at least 1, or None for what the machine allows")
+    _cpu.set_config(num_threads=int(n or 0))
+
+
+def get_num_threads() -> int:
+    """The most threads that a step may use."""
+    return _cpu.max_team()
+
+
+def set_subnormals(mode: str) -> None:
+    """Whether kernels flush subnormal numbers to zero ("flush", the default) or keep them ("keep").
+
+    A subnormal (below 1.2e-38 in float32) costs a CPU over a hundred cycles, and moments decay to
+    them. With "keep" the bits are those of IEEE 754 on every machine; with "flush" they are where
+    no subnormal occurs.
+
+    Raises ValueError for another mode.
+    """
+    if mode not in ("flush", "keep"):
+        raise ValueError(f"mode is {mode!r}; expected 'flush' or 'keep'")
+    _cpu.set_config(flush_subnormals=mode == "flush")
+
+
+def get_subnormals() -> str:
+    """ "flush" or "keep": see `set_subnormals`."""
+    return "flush" if _cpu.get_config()["flush_subnormals"] else "keep"
+
+
+def cgroup_cpus(root: str = "/sys/fs/cgroup") -> int:
+    """The CPUs that the cgroup's quota is worth, rounded up; 0 where there is no quota."""
+    try:
+        quota, period = Path(root, "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        try:  # version 1
+            quota = Path(root, "cpu/cpu.cfs_quota_us").read_text()
+            period = Path(root, "cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return 0
+    try:
+        return max(0, -(-int(quota) // int(period)))
+    except ValueError:  # "max"
+        return 0
+
+
+class Info(dict[str, str]):
+    """A report whose text is one line for each entry."""
+
+    def __repr__(self) -> str:
+        width = max(map(len, self))
+        return "\n".join(f"{key:<{width}}  {value}" for key, value in self.items())
+
+
+def info() -> Info:
+    """What runs here: the first lines of a bug report.
+
+    >>> import cyopt
+    >>> print(cyopt.info())  # doctest: +ELLIPSIS
+    cyopt       ...
+    ISA         ...
+    """
+    openmp = f"OpenMP {_cpu.OPENMP}" if _cpu.OPENMP else "none: one thread (built without OpenMP)"
+    return Info(
+        {
+            "cyopt": __version__,
+            "ISA": f"{get_isa()} (available: {', '.join(_cpu.ISAS_AVAILABLE)})",
+            "threads": f"{get_num_threads()} of {os.cpu_count()} CPUs",
+            "threading": openmp,
+            "subnormals": get_subnormals(),
+            "compiler": _cpu.COMPILER,
+            "CUDA": "not in this version",
+            "NumPy": np.__version__,
+            "Python": f"{platform.python_implementation()} {platform.python_version()}",
+            "platform": f"{sys.platform} {platform.machine()}",
+        }
+    )
+
+
+def configure() -> None:
+    """The settings that the environment asks for; called once, at import."""
+    _cpu.set_config(max_threads=cgroup_cpus())
+    if name := os.environ.get("CYOPT_ISA"):
+        try:
+            set_isa(name)
+        except ValueError as error:
+            raise ValueError(f"environment variable CYOPT_ISA: {error}") from None

@@ -1,0 +1,97 @@
+"""Parameters in any nesting of dict, list and tuple: their names, their order, their structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+Tree = Any  # an array, or a Mapping, list or tuple of trees
+
+
+class Node(NamedTuple):
+    """The structure of a container: its keys in order, and the structure of each child."""
+
+    keys: tuple[Any, ...]
+    children: tuple[Node | None, ...]  # None: a leaf
+    is_mapping: bool
+
+
+def structure(tree: Tree) -> Node | None:
+    """The structure of `tree`: what `leaves` needs to walk another tree of the same form."""
+    if isinstance(tree, Mapping):
+        return Node(tuple(tree), tuple(structure(tree[key]) for key in tree), True)
+    if isinstance(tree, list | tuple):
+        return Node(tuple(range(len(tree))), tuple(structure(child) for child in tree), False)
+    return None
+
+
+def names(node: Node | None, prefix: str = "") -> list[str]:
+    """A path for each leaf, such as "layer1.w"; a tree that is one leaf has the name "0".
+
+    >>> names(structure({"layer1": {"w": 1.0, "b": 2.0}, "out": [3.0]}))
+    ['layer1.w', 'layer1.b', 'out.0']
+    """
+    if node is None:
+        return [prefix or "0"]
+    found = []
+    for key, child in zip(node.keys, node.children, strict=True):
+        found += names(child, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def leaves(tree: Tree, node: Node | None, argument: str) -> list[Any]:
+    """The leaves of `tree` in the order of `names`, if it has the structure `node`.
+
+    Raises ValueError or TypeError that names the place in `argument` where it has not.
+
+    >>> node = structure({"w": 1.0, "b": [2.0, 3.0]})
+    >>> leaves({"b": ["x", "y"], "w": "z"}, node, "grads")
+    ['z', 'x', 'y']
+    """
+    if node is None:
+        return [tree]
+    if not any(node.children):
+        return _children(tree, node, argument)
+    return list(_walk(tree, node, argument))
+
+
+def _walk(tree: Tree, node: Node | None, place: str) -> Iterator[Any]:
+    if node is None:
+        if isinstance(tree, Mapping | list | tuple):
+            raise TypeError(f"{place} is a {type(tree).__name__}; expected one array or None")
+        yield tree
+        return
+    children = _children(tree, node, place)
+    for key, child, child_node in zip(node.keys, children, node.children, strict=True):
+        yield from _walk(child, child_node, f"{place}[{key!r}]")
+
+
+def _children(tree: Tree, node: Node, place: str) -> list[Any]:
+    """What a container of the form `node` holds, in the order of its keys."""
+    if node.is_mapping:
+        if not isinstance(tree, Mapping):
+            raise TypeError(
+                f"{place} is a {type(tree).__name__}; expected a mapping with the keys"
+                f" {list(node.keys)!r}"
+            )
+        if len(tree) == len(node.keys):
+            try:
+                return [tree[key] for key in node.keys]
+            except KeyError:
+                pass
+        missing = [key for key in node.keys if key not in tree]
+        extra = [key for key in tree if key not in node.keys]
+        raise ValueError(
+            f"{place} has other keys than the parameters: missing {missing!r}, not known {extra!r};"
+            " give each parameter its gradient, or None to skip it"
+        )
+    if not isinstance(tree, list | tuple):
+        raise TypeError(
+            f"{place} is a {type(tree).__name__}; expected a list or tuple of {len(node.keys)}"
+        )
+    if len(tree) != len(node.keys):
+        raise ValueError(
+            f"{place} has {len(tree)} entries; expected {len(node.keys)}, one for each parameter"
+            " (None skips one)"
+        )
+    return tree if isinstance(tree, list) else list(tree)

@@ -1,0 +1,136 @@
+/* cyopt: the optimizer step for array programs. The whole C interface; needs no Python.
+ *
+ * A step is three structs and one call:
+ *
+ *     struct cyopt_hyper     what the user chose: learning rate, betas, conventions
+ *       |  cyopt_prepare()   once per step, in double
+ *     struct cyopt_scalars   the numbers that the update rule multiplies with
+ *       |
+ *     struct cyopt_array     one parameter: addresses, size, dtype, index of its scalars
+ *       |  cyopt_step()      all arrays, in place, one parallel region at most
+ *
+ * Nothing here checks its arguments: that is the caller's part (see cyopt/arrays.py).
+ */
+#ifndef CYOPT_H
+#define CYOPT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CYOPT_MAX_STATE 3
+
+enum cyopt_dtype { CYOPT_FLOAT32, CYOPT_FLOAT64, CYOPT_N_DTYPES };
+
+/* Every rule: X(name, function in rules.h, variant flags, mask of the state slots it uses). */
+#define CYOPT_RULES(X)                                                                             \
+    X(sgd, sgd, 0, 0)                                                                              \
+    X(momentum, momentum, 0, 1)                                                                    \
+    X(nesterov, momentum, CYOPT_NESTEROV, 1)                                                       \
+    X(adagrad, adagrad, 0, 1)                                                                      \
+    X(rmsprop, rmsprop, 0, 1)                                                                      \
+    X(rmsprop_centered, rmsprop, CYOPT_CENTERED, 1 | 2)                                            \
+    X(rmsprop_momentum, rmsprop, CYOPT_VELOCITY, 1 | 4)                                            \
+    X(rmsprop_centered_momentum, rmsprop, CYOPT_CENTERED | CYOPT_VELOCITY, 1 | 2 | 4)              \
+    X(adam, adam, 0, 1 | 2)                                                                        \
+    X(amsgrad, adam, CYOPT_AMSGRAD, 1 | 2 | 4)
+
+enum cyopt_variant {
+    CYOPT_NESTEROV = 1,
+    CYOPT_CENTERED = 2,
+    CYOPT_VELOCITY = 4,
+    CYOPT_AMSGRAD = 8
+};
+
+#define CYOPT_RULE_ID(name, function, variant, slots) CYOPT_RULE_##name,
+enum cyopt_rule { CYOPT_RULES(CYOPT_RULE_ID) CYOPT_N_RULES };
+#undef CYOPT_RULE_ID
+
+/* Weight decay: added to the gradient, or a factor on the parameter before or after the update. */
+enum cyopt_decay { CYOPT_DECAY_COUPLED, CYOPT_DECAY_BEFORE, CYOPT_DECAY_AFTER };
+
+/* Where the learning rate enters a velocity v; signs as the frameworks store it (see scalars.c). */
+enum cyopt_momentum_form { CYOPT_LR_OUTSIDE, CYOPT_LR_INSIDE, CYOPT_AVERAGE };
+
+/* What the user chose. A rule reads only the fields that its formula has. */
+struct cyopt_hyper {
+    int rule;            /* enum cyopt_rule */
+    int decay;           /* enum cyopt_decay */
+    int momentum_form;   /* enum cyopt_momentum_form */
+    int maximize;        /* ascend instead of descend */
+    int eps_inside_sqrt; /* AdaGrad, RMSProp: sqrt(v + eps) instead of sqrt(v) + eps */
+    int eps_hat;         /* Adam: eps beside the uncorrected root, as in TensorFlow */
+    int bias_correction; /* Adam */
+    int libm_pow;        /* Adam: beta^t by pow(), as Python's **, not by repeated squaring */
+    double lr, weight_decay, grad_scale;
+    double momentum, dampening; /* Momentum; RMSProp with momentum */
+    double lr_decay;            /* AdaGrad */
+    double beta1, beta2;        /* Adam; beta2 is RMSProp's alpha */
+    double eps;
+    double step_size, denom_scale; /* Adam, AdaGrad: the caller's own `step` and `r`, or NaN */
+};
+
+/* The scalars of the rules, X(name); rules.h uses them under these names. */
+#define CYOPT_SCALARS(X)                                                                           \
+    X(s)      /* factor of the gradient: sign and 1 / grad_scale */                                \
+    X(wd)     /* coupled weight decay */                                                           \
+    X(k)      /* decoupled weight decay: factor of the parameter */                                \
+    X(step)   /* factor of the update: learning rate and bias correction */                        \
+    X(mu)     /* decay of the velocity */                                                          \
+    X(a)      /* factor of what enters the velocity */                                             \
+    X(b1)     /* decay of the first moment */                                                      \
+    X(c1)     /* 1 - b1 */                                                                         \
+    X(b2)     /* decay of the second moment */                                                     \
+    X(c2)     /* 1 - b2 */                                                                         \
+    X(r)      /* factor of the root: bias correction of the second moment */                       \
+    X(eps_in) /* epsilon inside the root */                                                        \
+    X(eps)    /* epsilon beside the root */
+
+/* Kept in double; a kernel rounds each to its own type once. */
+struct cyopt_scalars {
+    int rule;    /* enum cyopt_rule */
+    int coupled; /* coupled weight decay is not zero: a 0 would make NaN of an infinite parameter */
+#define CYOPT_FIELD(name) double name;
+    CYOPT_SCALARS(CYOPT_FIELD)
+#undef CYOPT_FIELD
+};
+
+/* One parameter. param and state are dense and in one element order; grad is too, or is described
+ * by grad_ndim, grad_shape and grad_strides (bytes), to be read in C order of that shape. */
+struct cyopt_array {
+    ptrdiff_t size; /* elements */
+    int dtype;      /* enum cyopt_dtype */
+    int set;        /* index into the array of cyopt_scalars */
+    void *param;
+    const void *grad;             /* NULL: this array is skipped */
+    void *state[CYOPT_MAX_STATE]; /* slots as in the comments of rules.h; unused ones are ignored */
+    int grad_ndim;                /* 0: grad is dense, in the parameter's element order */
+    const ptrdiff_t *grad_shape, *grad_strides;
+};
+
+struct cyopt_config {
+    int isa;              /* index into the list of cyopt_isa_name() */
+    int num_threads;      /* 0: what OpenMP allows, at most max_threads and the CPU affinity */
+    int max_threads;      /* limit for num_threads == 0, such as a cgroup's quota; 0: none */
+    int flush_subnormals; /* run the loop with subnormals read and written as zero */
+    ptrdiff_t grain;      /* a thread is added for each `grain` lines of 64 bytes of parameters */
+};
+
+/* Widest first; the last one is the ABI's baseline and always there. NULL past the end. */
+const char *cyopt_isa_name(int isa);
+int cyopt_isa_available(int isa);
+
+const char *cyopt_rule_name(int rule); /* NULL past the end */
+int cyopt_openmp_version(void);        /* _OPENMP of the build, or 0 */
+void cyopt_default_config(struct cyopt_config *config);
+
+/* The scalars of step t, which counts from 1. */
+void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scalars *scalars);
+
+/* How many threads a step over `lines` 64-byte lines of parameters is worth. */
+int cyopt_team_size(ptrdiff_t lines, const struct cyopt_config *config);
+
+/* Updates all arrays in place; returns the size of the team of threads that did it. */
+int cyopt_step(const struct cyopt_array *arrays, ptrdiff_t n_arrays,
+               const struct cyopt_scalars *sets, const struct cyopt_config *config);
+
+#endif

@@ -1,0 +1,33 @@
+/* What the kernel files and their callers share; internal. */
+#ifndef CYOPT_KERNELS_H
+#define CYOPT_KERNELS_H
+
+#include "cyopt.h"
+
+/* Updates n elements of one dense parameter; state as in struct cyopt_array. */
+typedef void cyopt_kernel(ptrdiff_t n, void *param, const void *grad, void *const state[],
+                          const struct cyopt_scalars *scalars);
+
+/* One kernel per rule, with coupled weight decay or without. */
+typedef cyopt_kernel *const (*cyopt_kernel_table)[2];
+
+cyopt_kernel_table cyopt_kernels_base(enum cyopt_dtype dtype);
+cyopt_kernel_table cyopt_kernels_avx2(enum cyopt_dtype dtype);
+cyopt_kernel_table cyopt_kernels_avx512(enum cyopt_dtype dtype);
+
+/* Lines of 64 bytes of parameters that are worth a thread of their own; measured, see README. */
+#define CYOPT_DEFAULT_GRAIN 4096
+
+/* dispatch.c */
+cyopt_kernel *cyopt_find_kernel(int isa, int dtype, const struct cyopt_scalars *scalars);
+
+/* gather.c: elements first, ..., first + n - 1 of a strided gradient, in C order of its shape. */
+void cyopt_gather(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n, void *out);
+
+/* The extra kernel files are for GCC and clang on x86-64; elsewhere the baseline is all there is.
+ */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define CYOPT_X86_KERNELS 1
+#endif
+
+#endif

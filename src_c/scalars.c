@@ -1,0 +1,122 @@
+/* Hyperparameters and step count -> the scalars of the rules. All in double, left to right as
+ * written; cyopt/rules.py has the same formulas, and a test compares the two bit for bit. */
+#include "cyopt.h"
+
+#include <math.h>
+
+/* base^t by repeated squaring: multiplications only, so the same bits on every machine, which
+ * libm's pow() does not promise. */
+static double power_by_squaring(double base, int64_t t)
+{
+    double result = 1.0;
+    while (t > 0) {
+        if (t & 1)
+            result = result * base;
+        base = base * base;
+        t >>= 1;
+    }
+    return result;
+}
+
+/* How the frameworks write one velocity v; mu is the same in all:
+ *   outside (PyTorch, TensorFlow 1, optax)  v = mu*v + (1-dampening)*g     p = p - lr*v
+ *                                           PyTorch: no dampening in this parameter's first step
+ *   inside (Keras, scikit-learn)            v = mu*v - lr*g                p = p + v
+ *   average (textbooks, autograd)           v = mu*v + (1-mu)*g            p = p - lr*v
+ */
+static void prepare_momentum(const struct cyopt_hyper *h, int64_t t, struct cyopt_scalars *x)
+{
+    x->mu = h->momentum;
+    x->step = h->lr;
+    switch (h->momentum_form) {
+    case CYOPT_LR_OUTSIDE:
+        x->a = t == 1 ? 1.0 : 1.0 - h->dampening;
+        break;
+    case CYOPT_LR_INSIDE:
+        x->a = -h->lr;
+        x->step = -1.0;
+        break;
+    case CYOPT_AVERAGE:
+        x->a = 1.0 - h->momentum;
+        break;
+    }
+}
+
+/* RMSProp's velocity takes the scaled gradient u: w = mu*w + u, p = p - lr*w (PyTorch), or with lr
+ * inside, w = mu*w + lr*u, p = p - w (Keras, TensorFlow, optax). */
+static void prepare_rmsprop(const struct cyopt_hyper *h, struct cyopt_scalars *x)
+{
+    const int inside =
+        h->momentum_form == CYOPT_LR_INSIDE &&
+        (h->rule == CYOPT_RULE_rmsprop_momentum || h->rule == CYOPT_RULE_rmsprop_centered_momentum);
+    x->mu = h->momentum;
+    x->a = inside ? h->lr : 1.0;
+    x->step = inside ? 1.0 : h->lr;
+}
+
+/* step and r of Adam:
+ *   paper, PyTorch, optax                         lr / (1-b1^t)                 1 / sqrt(1-b2^t)
+ *   "epsilon hat": Keras, TensorFlow, sklearn     lr * sqrt(1-b2^t) / (1-b1^t)  1
+ *   without bias correction                       lr                            1
+ */
+static void prepare_adam(const struct cyopt_hyper *h, int64_t t, struct cyopt_scalars *x)
+{
+    x->step = h->lr;
+    if (h->bias_correction) {
+        const double power1 =
+            h->libm_pow ? pow(h->beta1, (double)t) : power_by_squaring(h->beta1, t);
+        const double power2 =
+            h->libm_pow ? pow(h->beta2, (double)t) : power_by_squaring(h->beta2, t);
+        const double root2 = sqrt(1.0 - power2);
+        if (h->eps_hat) {
+            x->step = h->lr * root2 / (1.0 - power1);
+        } else {
+            x->step = h->lr / (1.0 - power1);
+            x->r = 1.0 / root2;
+        }
+    }
+    if (!isnan(h->denom_scale))
+        x->r = h->denom_scale;
+}
+
+void cyopt_prepare(const struct cyopt_hyper *h, int64_t t, struct cyopt_scalars *x)
+{
+    const int coupled = h->decay == CYOPT_DECAY_COUPLED;
+    x->rule = h->rule;
+    x->coupled = coupled && h->weight_decay != 0.0;
+    x->s = (h->maximize ? -1.0 : 1.0) * (1.0 / h->grad_scale);
+    x->wd = coupled ? h->weight_decay : 0.0;
+    x->k = coupled ? 1.0 : 1.0 - h->lr * h->weight_decay;
+    x->mu = x->a = 0.0;
+    x->r = 1.0;
+    x->b1 = h->beta1;
+    x->c1 = 1.0 - h->beta1;
+    x->b2 = h->beta2;
+    x->c2 = 1.0 - h->beta2;
+    x->eps_in = h->eps_inside_sqrt ? h->eps : 0.0;
+    x->eps = h->eps_inside_sqrt ? 0.0 : h->eps;
+
+    switch (h->rule) {
+    case CYOPT_RULE_sgd:
+        x->step = h->lr;
+        break;
+    case CYOPT_RULE_momentum:
+    case CYOPT_RULE_nesterov:
+        prepare_momentum(h, t, x);
+        break;
+    case CYOPT_RULE_adagrad:
+        x->step = h->lr / (1.0 + (double)(t - 1) * h->lr_decay);
+        break;
+    case CYOPT_RULE_adam:
+    case CYOPT_RULE_amsgrad:
+        prepare_adam(h, t, x);
+        break;
+    default:
+        prepare_rmsprop(h, x);
+    }
+    if (!isnan(h->step_size))
+        x->step = h->step_size;
+    /* Decay of the parameter already updated: k*(p - step*u) = k*p - (step*k)*u. */
+    if (h->decay == CYOPT_DECAY_AFTER)
+        x->step = x->step * x->k;
+}
