@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,13 +131,14 @@ def check_written(arrays: Sequence[Array], names: Sequence[str]) -> Written:
     """No two of the arrays that a step writes share memory. Dense arrays: extents are exact."""
     rows = [(*extent(a), name, a) for a, name in zip(arrays, names, strict=True) if a.size]
     rows.sort(key=lambda row: row[0])
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         if after[0] < before[1]:
             raise ValueError(
                 f"{after[2]} shares memory with {before[2]}, and a step writes both;"
                 " pass each parameter once, and a copy where two overlap"
             )
-    return Written(*([row[i] for row in rows] for i in range(4)))
+    begins, ends = [row[0] for row in rows], [row[1] for row in rows]
+    return Written(begins, ends, [row[2] for row in rows], [row[3] for row in rows])
 
 
 def check_read(grad: Array, what: str, written: Written) -> None:
@@ -153,8 +155,9 @@ def check_read(grad: Array, what: str, written: Written) -> None:
 
 
 def _share_memory(grad: Array, array: Array) -> bool:
+    effort: Any = 100_000  # candidates; the exact answer can take exponential time
     try:
-        return np.shares_memory(grad, array, max_work=100_000)
+        return np.shares_memory(grad, array, max_work=effort)
     except np.exceptions.TooHardError:  # undecided is refused, not guessed
         return True
 

@@ -96,7 +96,7 @@ def _check_whole(opt: Optimizer, saved: Mapping[str, Any]) -> None:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
 
 
 def _changes(where: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:

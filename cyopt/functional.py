@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cyopt import _cpu, conventions, optimizers
+from cyopt import _cpu, optimizers
 from cyopt.arrays import as_array, check_like, check_param, same_order
 from cyopt.hyper import Hyper, check_rounded, checked_number
 from cyopt.optimizer import Optimizer
@@ -150,7 +150,7 @@ def _replaced(
 
 def _hyper(cls: type[Optimizer], like: str, given: dict[str, Any]) -> Hyper:
     """The numbers of a step, by way of the class: the same defaults and the same checks."""
-    overrides = {
+    overrides: dict[str, Any] = {
         name: checked_number(name, given.pop(name))
         for name in ("step_size", "denom_scale")
         if name in given and given[name] is not None

@@ -247,18 +247,15 @@ class Group:
         def number(name: str, value: Any) -> float:
             return checked_number(name, value(steps)) if callable(value) else float(value)
 
-        numbers = {name: number(name, v[name]) for name in _PLAIN_NUMBERS if name in v}
+        fields: dict[str, Any] = {n: v[n] for n in _SWITCHES if n in v}
+        fields.update({n: number(n, v[n]) for n in _PLAIN_NUMBERS if n in v})
         if "betas" in v:
-            numbers["beta1"] = number("betas[0]", v["betas"][0])
-            numbers["beta2"] = number("betas[1]", v["betas"][1])
+            fields["beta1"] = number("betas[0]", v["betas"][0])
+            fields["beta2"] = number("betas[1]", v["betas"][1])
         if "alpha" in v:
-            numbers["beta2"] = number("alpha", v["alpha"])
-        hyper = Hyper(
-            rule=self.rule,
-            decay=v["weight_decay_order"] if v["decoupled_weight_decay"] else "coupled",
-            **{name: v[name] for name in _SWITCHES if name in v},
-            **numbers,
-        )
+            fields["beta2"] = number("alpha", v["alpha"])
+        decay = v["weight_decay_order"] if v["decoupled_weight_decay"] else "coupled"
+        hyper = Hyper(rule=self.rule, decay=decay, **fields)
         for dtype in dtypes:
             check_rounded(hyper, dtype)
         return hyper

@@ -1,4 +1,4 @@
-"""What all optimizers share: binding, steps, groups, state, saving. The classes are in `optimizers`."""
+"""What all optimizers share: binding, steps, groups, state, saving."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Optimizer:
 
     @classmethod
     def like(cls: type[Self], framework: str, params: Any = None, **hyperparameters: Any) -> Self:
-        """This optimizer with another framework's formula and defaults, and cyopt's argument names.
+        """Make it with another framework's formula and defaults, and cyopt's argument names.
 
         `framework` is "torch", "keras", "tf1", "optax", "sklearn", "thinc", "autograd" or "ema".
         README's table says what each means. What cyopt's rules cannot express exactly is refused.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from cyopt.hyper import Number
 from cyopt.optimizer import OneGroup, Optimizer
@@ -102,7 +102,8 @@ class AdaGrad(Optimizer):
 
     With h = `state[name]["sum"]`, starting at `initial_accumulator_value`, and t = 1, 2, ... the
     parameter's step: `h = h + g*g`; `p = p - (step*g) / (sqrt(h) + eps)` with
-    `step = lr / (1 + (t - 1)*lr_decay)`. `eps_inside_sqrt` divides by `sqrt(h + eps)` (Keras, optax).
+    `step = lr / (1 + (t - 1)*lr_decay)`. `eps_inside_sqrt` divides by `sqrt(h + eps)` (Keras,
+    optax).
 
     The other arguments are those of `cyopt.SGD`. Raises TypeError or ValueError as there.
 
@@ -117,7 +118,7 @@ class AdaGrad(Optimizer):
     Source: Duchi, Hazan & Singer 2011; PyTorch's torch.optim.Adagrad, whose defaults it has.
     """
 
-    initial_values = {"sum": "initial_accumulator_value"}
+    initial_values: ClassVar = {"sum": "initial_accumulator_value"}
     lr_decay = OneGroup()
     initial_accumulator_value = OneGroup()
     eps = OneGroup()
@@ -154,8 +155,9 @@ class RMSProp(Optimizer):
     - eps_inside_sqrt: `sqrt(v + eps)` (Keras, TensorFlow, optax)
     - centered: the root is of `max(0, v - q*q)`, q = `state[name]["grad_avg"]` the running average
       of g (Graves 2013); PyTorch has no max, and gives NaN where rounding makes it negative
-    - momentum: `w = momentum*w + u`; `p = p - lr*w` (PyTorch), w = `state[name]["momentum_buffer"]`;
-      with `momentum_form="lr_inside"` `w = momentum*w + lr*u`; `p = p - w` (Keras, TensorFlow, optax)
+    - momentum: with w = `state[name]["momentum_buffer"]`, `w = momentum*w + u`; `p = p - lr*w`
+      (PyTorch); with `momentum_form="lr_inside"` `w = momentum*w + lr*u`; `p = p - w` (Keras,
+      TensorFlow, optax)
 
     The other arguments are those of `cyopt.SGD`. Raises TypeError or ValueError as there.
 
@@ -170,7 +172,7 @@ class RMSProp(Optimizer):
     Source: Tieleman & Hinton 2012; PyTorch's torch.optim.RMSprop, whose defaults it has.
     """
 
-    initial_values = {"square_avg": "initial_square_avg"}
+    initial_values: ClassVar = {"square_avg": "initial_square_avg"}
     alpha = OneGroup()
     eps = OneGroup()
     momentum = OneGroup()
@@ -214,8 +216,8 @@ class Adam(Optimizer):
     `p = p - lr/(1 - b1**t) * m / (sqrt(v)/sqrt(1 - b2**t) + eps)`.
 
     - amsgrad: the largest v so far (`state[name]["max_exp_avg_sq"]`) instead of v
-    - eps_hat: `lr*sqrt(1 - b2**t)/(1 - b1**t) * m / (sqrt(v) + eps)`, the "epsilon hat" form (Keras,
-      TensorFlow, scikit-learn, thinc): its eps weighs more in the first steps
+    - eps_hat: `lr*sqrt(1 - b2**t)/(1 - b1**t) * m / (sqrt(v) + eps)`, the "epsilon hat" form
+      (Keras, TensorFlow, scikit-learn, thinc): its eps weighs more in the first steps
     - bias_correction: False leaves out both corrections
     - libm_pow: `b**t` by the C library's pow, as Python's `**` (scikit-learn); False: by repeated
       squaring, which gives the same bits on every machine

@@ -35,6 +35,7 @@ class Spec(NamedTuple):
 
     @classmethod
     def of(cls, array: Array) -> Spec:
+        """What `array` is."""
         return cls(array.shape, array.dtype, array.flags.c_contiguous, array.flags.f_contiguous)
 
     def __str__(self) -> str:
@@ -56,6 +57,8 @@ def as_grad(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any])
     """The gradient of one parameter as an array that a step can read; None skips."""
     if value is None:
         return None
+    if isinstance(value, np.float32 | np.float64):  # what NumPy makes of 0-d arrays
+        value = np.asarray(value)
     array = as_array(value, f"gradient of {name!r}")
     check_like(array, shape, dtype, f"gradient of {name!r}")
     return array

@@ -22,7 +22,7 @@ from cyopt.arrays import Array, Written
 from cyopt.hyper import Hyper
 
 if TYPE_CHECKING:
-    from cyopt.optimizers import Optimizer
+    from cyopt.optimizer import Optimizer
 
     Opt = TypeVar("Opt", bound=Optimizer)
 
@@ -35,9 +35,9 @@ def attach(optimizer: Opt) -> Opt:
 
 def round_scalars(scalars: dict[str, Any], dtype: np.dtype[Any]) -> SimpleNamespace:
     """The scalars as a kernel of `dtype` sees them, each rounded once."""
-    T = dtype.type
-    numbers = {name: T(x) for name, x in scalars.items() if name not in ("rule", "coupled")}
-    return SimpleNamespace(**numbers, zero=T(0))
+    real = dtype.type
+    numbers = {name: real(x) for name, x in scalars.items() if name not in ("rule", "coupled")}
+    return SimpleNamespace(**numbers, zero=real(0))
 
 
 def update(

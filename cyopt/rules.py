@@ -150,7 +150,7 @@ def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
     """
     lr = hyper.lr
     coupled = hyper.decay == "coupled"
-    x = {
+    x: dict[str, Any] = {
         "rule": hyper.rule,
         "coupled": coupled and hyper.weight_decay != 0,
         "s": (-1.0 if hyper.maximize else 1.0) * (1.0 / hyper.grad_scale),

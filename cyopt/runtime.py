@@ -79,7 +79,7 @@ def set_subnormals(mode: str) -> None:
 
 
 def get_subnormals() -> str:
-    """ "flush" or "keep": see `set_subnormals`."""
+    """Whether subnormals are flushed ("flush") or kept ("keep"): see `set_subnormals`."""
     return "flush" if _cpu.get_config()["flush_subnormals"] else "keep"
 
 

@@ -15,6 +15,8 @@ Every constructor raises TypeError for an argument of the wrong kind and ValueEr
 its range.
 """
 
+# ruff: noqa: N801  (classes that are called like functions; each class says the formula)
+
 import math
 import operator
 from collections.abc import Callable, Sequence

@@ -13,6 +13,7 @@ from .training import Comparison, Digits, load, prepare, train
 
 
 def run(args: argparse.Namespace) -> int:
+    """The demo; returns the exit code."""
     console = Console()
     digits = load(args.dtype, args.seed)
     widths = [digits.train_images.shape[1], *args.hidden, 10]
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(args: argparse.Namespace, widths: list[int], digits: Digits) -> str:
+    """The data and the network in two lines."""
     count = sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
     return (
         f"cyopt {cyopt.__version__}: {len(digits.train_labels):,} handwritten digits to learn from,"
@@ -41,6 +43,7 @@ def describe(args: argparse.Namespace, widths: list[int], digits: Digits) -> str
 def train_with_progress(
     comparison: Comparison, digits: Digits, args: argparse.Namespace, console: Console
 ) -> None:
+    """`train` under a progress bar that disappears at the end."""
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(comparison.name, total=args.epochs * len(comparison.runs))
         train(

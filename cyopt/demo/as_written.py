@@ -3,6 +3,8 @@
 The formulas are torch's. Every operator makes a temporary array the size of the parameter.
 """
 
+# ruff: noqa: D101  (the code is the formula)
+
 import math
 
 import numpy as np

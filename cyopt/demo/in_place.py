@@ -4,6 +4,8 @@ Every operation writes into an array that exists already; each parameter has one
 `u`, in which its update is built.
 """
 
+# ruff: noqa: D101  (the code is the formula)
+
 import math
 
 import numpy as np
@@ -12,6 +14,7 @@ from .network import Arrays
 
 
 def zeros_like(params: Arrays) -> Arrays:
+    """State or scratch: one array of zeros for each parameter."""
     return {k: np.zeros_like(p) for k, p in params.items()}
 
 

@@ -57,4 +57,5 @@ def loss_and_gradients(params: Arrays, images: Array, labels: Array) -> tuple[fl
 
 
 def accuracy(params: Arrays, images: Array, labels: Array) -> float:
+    """The share of images whose largest logit is at their label."""
     return float((forward(params, images)[-1].argmax(axis=1) == labels).mean())

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from .training import Comparison, Run
 
+HEADINGS = ["optimizer\nmedian us", "speed-up\n", "whole loop\nmean us", "test\naccuracy"]
+
 # For each run in order: colour, and a line that leaves those below it visible.
 COLOURS = ["#bdbdbd", "#7f7f7f", "#d62728", "#1f77b4"]
 LINES: list[dict[str, Any]] = [
@@ -24,6 +26,7 @@ LINES: list[dict[str, Any]] = [
 
 
 def table(comparison: Comparison) -> Group:
+    """The figures of one optimizer and, below, whether the bits are the same."""
     arguments = ", ".join(f"{name}={value}" for name, value in comparison.arguments.items())
     grid = Table(
         title=f"{comparison.name}({arguments}), {comparison.steps:,} steps",
@@ -31,7 +34,7 @@ def table(comparison: Comparison) -> Group:
         title_justify="left",
     )
     grid.add_column("")
-    for heading in ("optimizer\nus/step", "speed-up\n", "whole loop\nus/step", "test\naccuracy"):
+    for heading in HEADINGS:
         grid.add_column(heading, justify="right")
     for run in comparison.runs:
         grid.add_row(*cells(run, comparison), style="bold" if run is comparison.cyopt else "")
@@ -39,6 +42,7 @@ def table(comparison: Comparison) -> Group:
 
 
 def cells(run: Run, comparison: Comparison) -> list[str]:
+    """One run as texts: label, time, speed-up, time of the loop, accuracy."""
     return [
         run.label,
         f"{run.optimizer_us:,.1f}",
@@ -49,11 +53,13 @@ def cells(run: Run, comparison: Comparison) -> list[str]:
 
 
 def verdict(comparison: Comparison) -> Text:
+    """`same bits: yes` or `no`."""
     answer = ("yes", "bold green") if comparison.same_bits else ("no", "bold red")
     return Text.assemble("same bits: ", answer, " (final parameters of the last two rows)")
 
 
 def save_picture(path: Path, comparisons: list[Comparison]) -> None:
+    """One row of two plots for each optimizer."""
     figure = Figure(figsize=(11.0, 0.6 + 3.6 * len(comparisons)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
@@ -68,6 +74,7 @@ def save_picture(path: Path, comparisons: list[Comparison]) -> None:
 
 
 def draw_losses(axes: Axes, comparison: Comparison) -> None:
+    """The loss by epoch, later runs drawn thinner over earlier ones."""
     for run, colour, line in zip(comparison.runs, COLOURS, LINES, strict=True):
         epochs = range(1, len(run.epoch_losses) + 1)
         axes.plot(epochs, run.epoch_losses, label=run.label, color=colour, **line)
@@ -81,6 +88,7 @@ def draw_losses(axes: Axes, comparison: Comparison) -> None:
 
 
 def draw_times(axes: Axes, comparison: Comparison) -> None:
+    """One bar for each run."""
     runs = comparison.runs
     bars = axes.barh([r.label for r in runs], [r.optimizer_us for r in runs], color=COLOURS)
     texts = [f"{us} us, {ratio}" for _, us, ratio, *_ in (cells(r, comparison) for r in runs)]

@@ -1,0 +1,31 @@
+"""Options and fixtures of all tests."""
+
+import pytest
+
+from cyopt import _cpu
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="the whole of every matrix, and installs")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full"):
+        skip = pytest.mark.skip(reason="part of the whole matrix: run with --full")
+        for item in items:
+            if "full" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def full(request):
+    """Whether to run the whole of a matrix instead of a sample."""
+    return request.config.getoption("--full")
+
+
+@pytest.fixture(autouse=True)
+def same_configuration():
+    """Threads, instruction set and subnormals are after each test what they were before."""
+    before = _cpu.get_config()
+    yield
+    _cpu.set_config(**before)
