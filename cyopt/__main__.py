@@ -1,0 +1,28 @@
+"""`python -m cyopt`: try cyopt, and see what runs here."""
+
+import argparse
+import sys
+
+from cyopt import __version__, demo, info
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one of the commands; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cyopt", description="The optimizer step for array programs."
+    )
+    parser.add_argument("--version", action="version", version=f"cyopt {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo.add_arguments(
+        commands.add_parser("demo", help="train on handwritten digits, against NumPy's optimizers")
+    )
+    commands.add_parser("info", help="what runs here: the first lines of a bug report")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "demo":
+        return demo.main(arguments)
+    print(info())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
