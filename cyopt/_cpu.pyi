@@ -7,7 +7,7 @@ from cyopt.arrays import Array, Written
 from cyopt.hyper import Hyper
 
 COMPILER: str
-OPENMP: int
+HAS_THREADS: bool
 ISAS: tuple[str, ...]
 ISAS_AVAILABLE: tuple[str, ...]
 RULES: tuple[str, ...]

@@ -43,7 +43,7 @@ cdef extern from "cyopt.h" nogil:
     const char *cyopt_isa_name(int isa)
     int cyopt_isa_available(int isa)
     const char *cyopt_rule_name(int rule)
-    int cyopt_openmp_version()
+    int cyopt_has_threads()
     void cyopt_default_config(cyopt_config *config)
     void cyopt_prepare(const cyopt_hyper *hyper, int64_t t, cyopt_scalars *scalars)
     int cyopt_team_size(ptrdiff_t lines, const cyopt_config *config)
@@ -67,7 +67,7 @@ cdef extern from *:
     const char *CYOPT_COMPILER
 
 COMPILER = CYOPT_COMPILER.decode()
-OPENMP = cyopt_openmp_version()
+HAS_THREADS = bool(cyopt_has_threads())
 
 cdef _names(const char *(*name)(int) nogil):
     found, i = [], 0
@@ -145,7 +145,7 @@ cdef class Plan:
     cdef list _params
     cdef object _states
     cdef readonly bint busy
-    cdef readonly int team          # threads that the last step used
+    cdef readonly int team          # how many threads the last step was cut for
 
     def __cinit__(self, params, states, group_of, counts, written):
         cdef ptrdiff_t i, j

@@ -100,7 +100,7 @@ class ParameterList:
 
     @property
     def team(self) -> int:
-        """How many threads the last step used."""
+        """How many threads the last step was cut for."""
         return self._plan.team if self._plan is not None else 1
 
     @property

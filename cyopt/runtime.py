@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,9 @@ def get_isa() -> str:
 def set_num_threads(n: int | None) -> None:
     """The most threads that a step may use; None: what the machine and its settings allow.
 
-    None means OMP_NUM_THREADS (or what threadpoolctl set), at most the CPUs of the process's
-    affinity and of its cgroup's quota. A step uses fewer where it is too small to gain.
+    None means the CPUs of the calling thread's affinity, at most OMP_NUM_THREADS (as it was at
+    import) and the quota of the process's cgroup. A step uses fewer where it is too small to gain,
+    and one while another Python thread's step has the helpers.
 
     Raises ValueError or TypeError for what is not None or an integer of at least 1.
     """
@@ -115,13 +117,12 @@ def info() -> Info:
     cyopt       ...
     ISA         ...
     """
-    openmp = f"OpenMP {_cpu.OPENMP}" if _cpu.OPENMP else "none: one thread (built without OpenMP)"
     return Info(
         {
             "cyopt": __version__,
             "ISA": f"{get_isa()} (available: {', '.join(_cpu.ISAS_AVAILABLE)})",
-            "threads": f"{get_num_threads()} of {os.cpu_count()} CPUs",
-            "threading": openmp,
+            "threads": f"at most {get_num_threads()}; {os.cpu_count()} CPUs"
+            + ("" if _cpu.HAS_THREADS else " (built without threads)"),
             "subnormals": get_subnormals(),
             "compiler": _cpu.COMPILER,
             "CUDA": "not in this version",
@@ -132,9 +133,16 @@ def info() -> Info:
     )
 
 
+def thread_limit(environment: Mapping[str, str], quota: int) -> int:
+    """The most threads that OMP_NUM_THREADS (its first number), the quota and the CPUs allow."""
+    first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    asked = int(first) if first.isdecimal() else 0
+    return min(n for n in (asked, quota, os.cpu_count() or 1) if n > 0)
+
+
 def configure() -> None:
     """The settings that the environment asks for; called once, at import."""
-    _cpu.set_config(max_threads=cgroup_cpus())
+    _cpu.set_config(max_threads=thread_limit(os.environ, cgroup_cpus()))
     if name := os.environ.get("CYOPT_ISA"):
         try:
             set_isa(name)

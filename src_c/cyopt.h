@@ -7,7 +7,7 @@
  *     struct cyopt_scalars   the numbers that the update rule multiplies with
  *       |
  *     struct cyopt_array     one parameter: addresses, size, dtype, index of its scalars
- *       |  cyopt_step()      all arrays, in place, one parallel region at most
+ *       |  cyopt_step()      all arrays, in place, threads started once at most
  *
  * Nothing here checks its arguments: that is the caller's part (see cyopt/arrays.py).
  */
@@ -109,7 +109,7 @@ struct cyopt_array {
 
 struct cyopt_config {
     int isa;              /* index into the list of cyopt_isa_name() */
-    int num_threads;      /* 0: what OpenMP allows, at most max_threads and the CPU affinity */
+    int num_threads;      /* 0: as many as the CPUs of the affinity, at most max_threads */
     int max_threads;      /* limit for num_threads == 0, such as a cgroup's quota; 0: none */
     int flush_subnormals; /* run the loop with subnormals read and written as zero */
     ptrdiff_t grain;      /* a thread is added for each `grain` lines of 64 bytes of parameters */
@@ -120,7 +120,7 @@ const char *cyopt_isa_name(int isa);
 int cyopt_isa_available(int isa);
 
 const char *cyopt_rule_name(int rule); /* NULL past the end */
-int cyopt_openmp_version(void);        /* _OPENMP of the build, or 0 */
+int cyopt_has_threads(void);           /* 0: built without */
 void cyopt_default_config(struct cyopt_config *config);
 
 /* The scalars of step t, which counts from 1. */
@@ -129,7 +129,7 @@ void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scal
 /* How many threads a step over `lines` 64-byte lines of parameters is worth. */
 int cyopt_team_size(ptrdiff_t lines, const struct cyopt_config *config);
 
-/* Updates all arrays in place; returns the size of the team of threads that did it. */
+/* Updates all arrays in place; returns into how many threads' shares the work was cut. */
 int cyopt_step(const struct cyopt_array *arrays, ptrdiff_t n_arrays,
                const struct cyopt_scalars *sets, const struct cyopt_config *config);
 

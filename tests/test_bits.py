@@ -101,7 +101,7 @@ def test_kernels_have_the_bits_of_the_rules(variant, dtype, full):
             cyopt.set_isa(isa)
             cyopt.set_num_threads(threads)
             trajectory.check()
-            assert trajectory.team == (threads if _cpu.OPENMP else 1), (kind, offset, isa)
+            assert trajectory.team == (threads if _cpu.HAS_THREADS else 1), (kind, offset, isa)
 
 
 @pytest.mark.parametrize("variant", FORMULAS, ids=name)
@@ -119,7 +119,7 @@ def test_one_array_cut_into_threads(n, threads):
     cyopt.set_num_threads(threads)
     trajectory = Trajectory((cyopt.Adam, {}), "float32", "normal", 1, sizes=[n])
     trajectory.check()
-    assert trajectory.team == (min(threads, -(-n // 16)) if _cpu.OPENMP else 1)
+    assert trajectory.team == (min(threads, -(-n // 16)) if _cpu.HAS_THREADS else 1)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 300])
@@ -142,7 +142,7 @@ def test_lists_of_mixed_sizes_and_dtypes(count, threads):
         opt.step(arrays(seed))
         ref.step(arrays(seed))
     assert all(map(same_bits, params, expected))
-    if _cpu.OPENMP:
+    if _cpu.HAS_THREADS:
         assert opt._lists[None].team == max(1, min(threads, lines(params)))
 
 

@@ -51,11 +51,12 @@ def test_default_run_learns_the_digits(tmp_path):
     result = demo(cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     accuracies = [float(text) for text in re.findall(r"([\d.]+)%", result.stdout)]
-    assert len(accuracies) == 4 and min(accuracies) >= 97.0
+    assert len(accuracies) == 4
+    assert min(accuracies) >= 97.0
     assert (tmp_path / "cyopt-demo.png").exists()
 
 
-@pytest.mark.parametrize("module, name", [("sklearn", "scikit-learn"), ("rich", "rich")])
+@pytest.mark.parametrize(("module", "name"), [("sklearn", "scikit-learn"), ("rich", "rich")])
 def test_missing_library_names_the_cure(tmp_path, module, name):
     (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError(name={module!r})")
     result = demo(*SHORT, cwd=tmp_path, path=[str(tmp_path)])
@@ -66,7 +67,7 @@ def test_missing_library_names_the_cure(tmp_path, module, name):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (["adm"], "'adm' is unknown, choose from sgd, momentum, adagrad, rmsprop, adam, adamw"),
         (["--epochs", "0"], "--epochs: '0' is no positive integer"),

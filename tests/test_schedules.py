@@ -31,7 +31,7 @@ EXAMPLES = [
         "join(schedules=(constant(value=1.0), constant(value=2.0)), boundaries=(3,))",
     ),
 ]
-everyone = pytest.mark.parametrize("schedule, text", EXAMPLES, ids=[t for _, t in EXAMPLES])
+everyone = pytest.mark.parametrize(("schedule", "text"), EXAMPLES, ids=[t for _, t in EXAMPLES])
 
 
 def test_every_schedule_has_an_example():
@@ -61,7 +61,7 @@ def test_returns_a_python_float_at_every_step(schedule, text):
 
 
 @pytest.mark.parametrize(
-    "schedule, t, value",
+    ("schedule", "t", "value"),
     [
         (schedules.constant(0.25), 10**9, 0.25),
         (schedules.exponential(0.2, 0.5), 0, 0.2),
@@ -86,7 +86,7 @@ def test_values_of_the_formulas(schedule, t, value):
 
 
 @pytest.mark.parametrize(
-    "schedule, first, last, steps",
+    ("schedule", "first", "last", "steps"),
     [
         (schedules.polynomial(0.7, 0.1, 33, power=1.7), 0.7, 0.1, 33),
         (schedules.cosine(0.7, 33, final=0.1), 0.7, 0.1, 33),
@@ -100,9 +100,9 @@ def test_both_ends_are_exact_and_the_last_value_stays(schedule, first, last, ste
     assert schedule(steps - 1) != last
 
 
-def torch_cosine_annealing(initial, T_max, eta_min, t):
+def torch_cosine_annealing(initial, t_max, eta_min, t):
     """CosineAnnealingLR's closed form."""
-    return eta_min + (initial - eta_min) * (1 + math.cos(math.pi * t / T_max)) / 2
+    return eta_min + (initial - eta_min) * (1 + math.cos(math.pi * t / t_max)) / 2
 
 
 def torch_one_cycle(max_lr, total_steps, t, pct_start=0.3, div_factor=25, final_div_factor=1e4):
@@ -149,11 +149,12 @@ def test_join_of_one_is_that_one():
 def test_takes_any_real_number_and_any_integer():
     schedule = schedules.cosine(np.float32(0.5), np.int64(10), final=Fraction(1, 4))
     assert schedule == schedules.cosine(0.5, 10, final=0.25)
-    assert type(schedule.initial) is float and type(schedule.steps) is int
+    assert type(schedule.initial) is float
+    assert type(schedule.steps) is int
 
 
 @pytest.mark.parametrize(
-    "make, error, message",
+    ("make", "error", "message"),
     [
         (lambda: schedules.constant("0.1"), TypeError, "constant: value is '0.1' (str), expected"),
         (lambda: schedules.constant(True), TypeError, "value is True (bool)"),
