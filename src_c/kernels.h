@@ -24,6 +24,10 @@ cyopt_kernel_table cyopt_kernels_avx512(enum cyopt_dtype dtype);
 /* dispatch.c */
 cyopt_kernel *cyopt_find_kernel(int isa, int dtype, const struct cyopt_scalars *scalars);
 
+/* scalars.c: cyopt_prepare() in the floating-point environment that is set. */
+void cyopt_compute_scalars(const struct cyopt_hyper *hyper, int64_t t,
+                           struct cyopt_scalars *scalars);
+
 /* gather.c: elements first, ..., first + n - 1 of a strided gradient, in C order of its shape. */
 void cyopt_gather(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n, void *out);
 

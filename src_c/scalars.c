@@ -1,6 +1,6 @@
 /* Hyperparameters and step count -> the scalars of the rules. All in double, left to right as
  * written; cyopt/rules.py has the same formulas, and a test compares the two bit for bit. */
-#include "cyopt.h"
+#include "kernels.h"
 
 #include <math.h>
 
@@ -79,7 +79,7 @@ static void prepare_adam(const struct cyopt_hyper *h, int64_t t, struct cyopt_sc
         x->r = h->denom_scale;
 }
 
-void cyopt_prepare(const struct cyopt_hyper *h, int64_t t, struct cyopt_scalars *x)
+void cyopt_compute_scalars(const struct cyopt_hyper *h, int64_t t, struct cyopt_scalars *x)
 {
     const int coupled = h->decay == CYOPT_DECAY_COUPLED;
     x->rule = h->rule;

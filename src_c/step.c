@@ -161,6 +161,14 @@ static void run_alone(const struct step *step, ptrdiff_t lines)
     cyopt_fpenv_leave(saved);
 }
 
+/* The scalars do not depend on how the caller rounds either. */
+void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scalars *scalars)
+{
+    const cyopt_fpenv saved = cyopt_fpenv_enter(0);
+    cyopt_compute_scalars(hyper, t, scalars);
+    cyopt_fpenv_leave(saved);
+}
+
 int cyopt_step(const struct cyopt_array *arrays, ptrdiff_t n_arrays,
                const struct cyopt_scalars *sets, const struct cyopt_config *config)
 {
