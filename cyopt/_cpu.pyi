@@ -18,7 +18,6 @@ def max_team() -> int: ...
 def prepare(hyper: Hyper, t: int) -> dict[str, Any]: ...
 
 class Plan:
-    busy: bool
     team: int
     def __init__(
         self,

@@ -144,7 +144,6 @@ cdef class Plan:
     cdef int64_t[::1] _counts
     cdef list _params
     cdef object _states
-    cdef readonly bint busy
     cdef readonly int team          # how many threads the last step was cut for
 
     def __cinit__(self, params, states, group_of, counts, written):
@@ -268,8 +267,6 @@ cdef class Plan:
         cdef cyopt_array *array
         cdef cyopt_config config = _config
         cdef cnp.ndarray param, grad
-        if self.busy:
-            raise RuntimeError("this optimizer is in a step of another thread; use one for each")
         views = []
         for i in range(self._n):
             array = &self._arrays[i]
@@ -290,10 +287,8 @@ cdef class Plan:
             array.grad = cnp.PyArray_DATA(grad)
             array.set = self._set_for(self._group_of[i], self._counts[i], n_sets)
             n_sets = max(n_sets, array.set + 1)
-        self.busy = True
         with nogil:
             self.team = cyopt_step(self._arrays, self._n, self._sets, &config)
-        self.busy = False
         for i in range(self._n):
             if grads[i] is not None:
                 self._counts[i] += 1

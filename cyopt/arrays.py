@@ -22,7 +22,9 @@ def as_array(value: Any, what: str) -> Array:
         return value
     if type(value) is np.memmap:
         return value.view(np.ndarray)
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    module, kind = type(value).__module__, type(value).__qualname__
+    if module != "builtins":
+        kind = f"{module}.{kind}"
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{what} is a masked array, whose mask a step would ignore; pass its .data")
     if isinstance(value, np.ndarray):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -90,6 +91,7 @@ class Optimizer:
         self._lists: dict[Hashable, ParameterList] = {}  # None: of `step`; else a key of `update`
         self._waiting: dict[str, Any] = {}  # loaded state whose parameters are not there yet
         self._hypers: list[Hyper] = []
+        self._lock = threading.Lock()
         self._bound = params is not None
         self._grouped = _is_groups(params)
         self._tree = [group["params"] for group in params] if self._grouped else params
@@ -189,16 +191,20 @@ class Optimizer:
                 else "this optimizer is made without parameters: call step(grads, params)"
             )
         tree = self._tree if self._bound else params
-        parameters, structure = self._lists.get(None), self._structure
-        if parameters is None:
-            if self._lists:
-                raise TypeError("this optimizer is used by update(key, ...): do not mix in step()")
-            structure = trees.structure(tree)
-            parameters = self._make_list(structure, tree)
-        values = trees.leaves(tree, structure, "params")
-        self._run(parameters, values, trees.leaves(grads, structure, "grads"), self.steps)
-        self._lists[None], self._structure = parameters, structure
-        self.steps += 1
+        self._enter()
+        try:
+            parameters, structure = self._lists.get(None), self._structure
+            if parameters is None:
+                if self._lists:
+                    raise TypeError("this optimizer is used by update(): do not mix in step()")
+                structure = trees.structure(tree)
+                parameters = self._make_list(structure, tree)
+            values = trees.leaves(tree, structure, "params")
+            self._run(parameters, values, trees.leaves(grads, structure, "grads"), self.steps)
+            self._lists[None], self._structure = parameters, structure
+            self.steps += 1
+        finally:
+            self._lock.release()
         return True
 
     def update(self, key: Hashable, param: Any, grad: Any) -> Any:
@@ -217,11 +223,29 @@ class Optimizer:
             raise TypeError("this optimizer takes all parameters in step(): do not mix in update()")
         if key is None or grad is None:
             raise TypeError("key and grad are needed: to skip a parameter, do not call update")
-        parameters = self._lists.get(key) or self._new_list([key], [param], [0])
-        self._run(parameters, [param], [grad], int(parameters.counts[0]))
-        self._lists[key] = parameters
-        self.steps = max(self.steps, int(parameters.counts[0]))
+        self._enter()
+        try:
+            parameters = self._lists.get(key) or self._new_list([key], [param], [0])
+            self._run(parameters, [param], [grad], int(parameters.counts[0]))
+            self._lists[key] = parameters
+            self.steps = max(self.steps, int(parameters.counts[0]))
+        finally:
+            self._lock.release()
         return param
+
+    def _enter(self) -> None:
+        """Begin a step; `self._lock` is to be released at its end."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(
+                "this optimizer is in a step already, of another thread or of its own schedule;"
+                " use one optimizer for each thread"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def _run(
         self, parameters: ParameterList, values: Sequence[Any], grads: Sequence[Any], steps: int

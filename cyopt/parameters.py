@@ -134,10 +134,6 @@ class ParameterList:
         """
         keep = True
         if self._plan is None or not self._plan.matches(values, grads):
-            if self._plan is not None and self._plan.busy:
-                raise RuntimeError(
-                    "this optimizer is in a step of another thread; use one optimizer per thread"
-                )
             grads = self._check(values, grads)
             keep = all(isinstance(value, np.ndarray) for value in values)
         if hypers is not self._hypers:

@@ -61,7 +61,6 @@ class Plan:
     """The plan of `cyopt._cpu`, in NumPy: what one step over a list of parameters does."""
 
     team = 1
-    busy = False
 
     def __init__(
         self,

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+# What to do about another structure than the parameters had first, by argument.
+_CURE = {
+    "grads": "; give each parameter its gradient, or None to skip it",
+    "params": "; give the same parameters at each step, or make a new optimizer for others",
+}
+
 Tree = Any  # an array, or a Mapping, list or tuple of trees
 
 
@@ -82,8 +88,8 @@ def _children(tree: Tree, node: Node, place: str) -> list[Any]:
         missing = [key for key in node.keys if key not in tree]
         extra = [key for key in tree if key not in node.keys]
         raise ValueError(
-            f"{place} has other keys than the parameters: missing {missing!r}, not known {extra!r};"
-            " give each parameter its gradient, or None to skip it"
+            f"{place} has not the keys of the parameters: missing {missing!r}, not known {extra!r}"
+            + _CURE.get(place.split("[")[0], "")
         )
     if not isinstance(tree, list | tuple):
         raise TypeError(
@@ -91,7 +97,7 @@ def _children(tree: Tree, node: Node, place: str) -> list[Any]:
         )
     if len(tree) != len(node.keys):
         raise ValueError(
-            f"{place} has {len(tree)} entries; expected {len(node.keys)}, one for each parameter"
-            " (None skips one)"
+            f"{place} has {len(tree)} entries; expected {len(node.keys)}"
+            + _CURE.get(place.split("[")[0], "")
         )
     return tree if isinstance(tree, list) else list(tree)
