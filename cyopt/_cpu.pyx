@@ -193,15 +193,23 @@ cdef class Plan:
         for i in range(len(hypers)):
             self._hypers[i] = _hyper(hypers[i])
 
-    def matches(self, params, grads):
-        """Whether the parameters lie where they did and the gradients are what a step can read
-        at once: None, or of the same type, shape and element order, apart from all it writes."""
+    def same_params(self, params):
+        """Whether the parameters lie where they did."""
         cdef ptrdiff_t i
-        if len(params) != self._n or len(grads) != self._n:
+        if len(params) != self._n:
             return False
         for i in range(self._n):
             if not self._same_param(params[i], i):
                 return False
+        return True
+
+    def plain_grads(self, grads):
+        """Whether each gradient can be read at once: None, or of its parameter's type, shape and
+        element order, apart from all that a step writes."""
+        cdef ptrdiff_t i
+        if len(grads) != self._n:
+            return False
+        for i in range(self._n):
             if grads[i] is not None and not self._plain_grad(grads[i], i):
                 return False
         return True

@@ -19,7 +19,7 @@ from cyopt import _cpu, optimizers
 from cyopt.arrays import as_array, check_like, check_param, same_order
 from cyopt.hyper import Hyper, check_rounded, checked_number
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import as_grad, as_params, make_plan
+from cyopt.parameters import as_grad, as_params, check_places
 from cyopt.rules import RULES
 
 
@@ -196,11 +196,13 @@ def _step(
         ]
         for i, array in enumerate(params)
     ]
-    checked = [
-        as_grad(g, name, p.shape, p.dtype) for g, name, p in zip(grads, names, params, strict=True)
-    ]
     counts = np.full(len(params), step - 1, np.int64)
-    plan = make_plan(_cpu.Plan, names, params, rows, [0] * len(params), counts, checked)
+    written = check_places(names, params, rows)
+    checked = [
+        as_grad(g, name, p.shape, p.dtype, written)
+        for g, name, p in zip(grads, names, params, strict=True)
+    ]
+    plan = _cpu.Plan(params, rows, [0] * len(params), counts, written)
     plan.set_hypers([hyper])
     plan.run(checked)
 

@@ -251,7 +251,7 @@ class Optimizer:
         self, parameters: ParameterList, values: Sequence[Any], grads: Sequence[Any], steps: int
     ) -> None:
         """One step with the hyperparameters after `steps` completed steps."""
-        if not self._hypers or any(group.changed or group.scheduled for group in self.groups):
+        if not self._hypers or self._outdated():
             dtypes = parameters.dtypes.union(*(other.dtypes for other in self._lists.values()))
             self._hypers = [group.at(steps, dtypes) for group in self.groups]
             for group in self.groups:
@@ -260,6 +260,10 @@ class Optimizer:
         if self._waiting:
             for name in parameters.names:
                 self._waiting.pop(name, None)
+
+    def _outdated(self) -> bool:
+        """Whether a hyperparameter was changed, or is a schedule."""
+        return any(group.changed or group.scheduled for group in self.groups)
 
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend; see `cyopt.reference`."""

@@ -12,6 +12,7 @@ import numpy as np
 from cyopt import _cpu
 from cyopt.arrays import (
     Array,
+    Written,
     as_array,
     check_like,
     check_param,
@@ -53,7 +54,9 @@ def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
     return arrays
 
 
-def as_grad(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
+def as_grad(
+    value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], written: Written
+) -> Array | None:
     """The gradient of one parameter as an array that a step can read; None skips."""
     if value is None:
         return None
@@ -61,6 +64,7 @@ def as_grad(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any])
         value = np.asarray(value)
     array = as_array(value, f"gradient of {name!r}")
     check_like(array, shape, dtype, f"gradient of {name!r}")
+    check_read(array, f"gradient of {name!r}", written)
     return array
 
 
@@ -129,22 +133,21 @@ class ParameterList:
     def step(self, values: Sequence[Any], grads: Sequence[Any], hypers: Sequence[Hyper]) -> None:
         """One step in place, with one `Hyper` for each group: the same object while none changes.
 
-        Where all lies as it did at the last step, the plan says so at once; else everything is
-        checked, and only then written.
+        The plan says whether all is as it was when it was checked; what is not is checked in full.
         """
-        keep = True
-        if self._plan is None or not self._plan.matches(values, grads):
-            grads = self._check(values, grads)
-            keep = all(isinstance(value, np.ndarray) for value in values)
+        if self._plan is None or not self._plan.same_params(values):
+            self._make_plan(values)
+        if not self._plan.plain_grads(grads):
+            grads = self._check_grads(grads)
         if hypers is not self._hypers:
             self._plan.set_hypers(hypers)
             self._hypers = hypers
         self._plan.run(grads)
-        if not keep:  # an address that a DLPack exporter gave is good for one step
-            self._plan = None
+        if not all(map(_is_ndarray, values)):
+            self._plan = None  # an address that a DLPack exporter gave is good for one step
 
-    def _check(self, values: Sequence[Any], grads: Sequence[Any]) -> list[Array | None]:
-        """Every check there is; makes the plan and returns the gradients as arrays."""
+    def _make_plan(self, values: Sequence[Any]) -> None:
+        """Check parameters and state in full, and make a plan for where they lie."""
         params = as_params(values, self.names)
         for array, spec, name in zip(params, self.specs, self.names, strict=True):
             new = Spec.of(array)
@@ -154,39 +157,34 @@ class ParameterList:
                     f"parameter {name!r} is now {new}; it was {spec} when its state was made;"
                     " make a new optimizer for new parameters"
                 )
-        checked = [
-            as_grad(grad, name, spec.shape, spec.dtype)
-            for grad, name, spec in zip(grads, self.names, self.specs, strict=True)
-        ]
         states = [
             [state[s] if s else None for s in slots]
             for state, slots in zip(self.state, self.state_names, strict=True)
         ]
+        self._written = check_places(self.names, params, states)
+        self._plan = self.plan_type(params, states, self.group_of, self.counts, self._written)
         self._hypers = None
-        self._plan = make_plan(
-            self.plan_type, self.names, params, states, self.group_of, self.counts, checked
-        )
-        return checked
+
+    def _check_grads(self, grads: Sequence[Any]) -> list[Array | None]:
+        """The gradients as arrays, checked in full."""
+        return [
+            as_grad(grad, name, spec.shape, spec.dtype, self._written)
+            for grad, name, spec in zip(grads, self.names, self.specs, strict=True)
+        ]
 
 
-def make_plan(
-    plan_type: type[Any],
-    names: Sequence[str],
-    params: Sequence[Array],
-    states: Sequence[Sequence[Array | None]],
-    group_of: Sequence[int],
-    counts: np.ndarray[Any, np.dtype[np.int64]],
-    grads: Sequence[Array | None],
-) -> Any:
-    """A plan for checked arrays, after the last check: nothing that is written overlaps."""
+def _is_ndarray(value: object) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def check_places(
+    names: Sequence[str], params: Sequence[Array], states: Sequence[Sequence[Array | None]]
+) -> Written:
+    """Where a step writes, if no two of the arrays that it writes overlap."""
     arrays, places = list(params), [f"parameter {name!r}" for name in names]
     for name, state in zip(names, states, strict=True):
         for slot, array in enumerate(state):
             if array is not None:
                 arrays.append(array)
                 places.append(f"state {slot} of {name!r}")
-    written = check_written(arrays, places)
-    for grad, name in zip(grads, names, strict=True):
-        if grad is not None:
-            check_read(grad, f"gradient of {name!r}", written)
-    return plan_type(params, states, group_of, counts, written)
+    return check_written(arrays, places)

@@ -78,8 +78,12 @@ class Plan:
         """What the groups use from the next step on."""
         self._hypers = hypers
 
-    def matches(self, params: Sequence[Any], grads: Sequence[Any]) -> bool:
-        """Never: the reference is checked in full at each step."""
+    def same_params(self, params: Sequence[Any]) -> bool:
+        """Never: for the reference everything is checked in full at each step."""
+        return False
+
+    def plain_grads(self, grads: Sequence[Any]) -> bool:
+        """Never, likewise."""
         return False
 
     def run(self, grads: Sequence[Array | None]) -> None:
