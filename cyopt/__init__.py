@@ -15,7 +15,7 @@ from typing import NoReturn
 from cyopt import reference, rules, schedules
 from cyopt._version import __version__
 from cyopt.functional import adagrad_, adam_, rmsprop_, sgd_
-from cyopt.hyper import Group
+from cyopt.group import Group
 from cyopt.optimizer import Optimizer
 from cyopt.optimizers import ALL, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
 from cyopt.runtime import (

@@ -41,7 +41,11 @@ def as_array(value: Any, what: str) -> Array:
         return _from_dlpack(value, what, kind)
     raise TypeError(
         f"{what} is a {kind}; expected a numpy.ndarray of float32 or float64"
-        + (", or None to skip the parameter" if what.startswith("grad") else "")
+        + (
+            ", or None to skip the parameter"
+            if what.startswith("grad")
+            else ": make it one with np.array(..., np.float32) and keep that"
+        )
     )
 
 
@@ -59,11 +63,11 @@ def _from_dlpack(value: Any, what: str, kind: str) -> Array:
 def _check_numbers(array: Array, what: str) -> None:
     dtype = array.dtype
     if dtype not in DTYPES:
-        cure = f"convert it: {what}.astype(np.float32)"
+        cure = "convert it by .astype(np.float32)"
         if dtype.kind == "c":
-            cure = "pass .view(float): its real and imaginary parts as numbers of their own"
+            cure = "pass its .view(float): real and imaginary parts as numbers of their own"
         elif dtype.newbyteorder("=") in DTYPES:
-            cure = "convert it to the native byte order: a.astype(a.dtype.newbyteorder('='))"
+            cure = "convert it to the native byte order by .astype(np.float32), or np.float64"
         raise TypeError(f"{what} has dtype {dtype}; expected float32 or float64; {cure}")
     if not array.flags.aligned:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def state_dict(opt: Optimizer) -> dict[str, Any]:
     """Numbers, names and copies of the state arrays; see `Optimizer.state_dict`."""
-    state: dict[Any, dict[str, Any]] = dict(opt._waiting)
+    state: dict[Any, dict[str, Any]] = copy.deepcopy(opt._waiting)
     for parameters in opt._lists.values():
         for name, arrays, count in zip(
             parameters.names, parameters.state, parameters.counts, strict=True
@@ -51,11 +52,13 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
         _changes(f"groups[{i}]", group.values(), values)
         for i, (group, values) in enumerate(zip(opt.groups, saved["groups"], strict=True))
     ]
+    for group, values in zip(opt.groups, changes, strict=True):
+        group.merged(values)
     waiting = {name: dict(entry) for name, entry in saved["state"].items()}
     lists = list(opt._lists.values())
     known = [name for parameters in lists for name in parameters.names]
     if opt._bound or None in opt._lists:
-        _same_names("state", waiting, known)
+        same_names("state", waiting, known)
     elif missing := set(known) - set(waiting):
         raise ValueError(f"state_dict has no state of {sorted(map(str, missing))}")
     for parameters in lists:
@@ -65,7 +68,7 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     for parameters in lists:
         fill(parameters, waiting)
     opt.steps = saved["steps"]
-    opt._waiting = {name: entry for name, entry in waiting.items() if name not in known}
+    opt._waiting = copy.deepcopy({n: entry for n, entry in waiting.items() if n not in known})
 
 
 def fill(parameters: ParameterList, waiting: Mapping[str, Any]) -> None:
@@ -96,14 +99,19 @@ def _check_whole(opt: Optimizer, saved: Mapping[str, Any]) -> None:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
+    return (
+        isinstance(value, int | np.integer)
+        and not isinstance(value, bool)
+        and 0 <= int(value) < 2**62
+    )
 
 
 def _changes(where: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers to set. What decides the formula must be equal, and schedules be there."""
-    _same_names(where, saved, own)
+    same_names(where, saved, own)
     changes = {}
     for name, value in saved.items():
+        value = tuple(value) if isinstance(value, list) else value  # betas that were JSON
         mine = _saved(own[name])
         fixed = name in FLAGS or name in CHOICES or name in INITIAL
         if (fixed and value != mine) or _schedules(value) != _schedules(mine):
@@ -125,7 +133,8 @@ def _schedules(value: Any) -> list[Any]:
     return ["schedule" if part == "schedule" else "" for part in parts]
 
 
-def _same_names(where: str, saved: Mapping[Any, Any], own: Any) -> None:
+def same_names(where: str, saved: Mapping[Any, Any], own: Any) -> None:
+    """What was saved has the names that this optimizer has."""
     missing = [name for name in own if name not in saved]
     extra = [name for name in saved if name not in set(own)]
     if missing or extra:
@@ -141,7 +150,7 @@ def _check_entries(parameters: ParameterList, waiting: Mapping[str, Any]) -> Non
         if name not in waiting:
             continue
         entry = waiting[name]
-        _same_names(f"state[{name!r}]", entry, ["step", *state])
+        same_names(f"state[{name!r}]", entry, ["step", *state])
         if not _is_count(entry["step"]):
             raise ValueError(f"state_dict step of {name!r} is {entry['step']!r}, not a count")
         for key in state:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cyopt import _cpu, optimizers
 from cyopt.arrays import as_array, check_like, check_param, same_order
-from cyopt.hyper import Hyper, check_rounded, checked_number
+from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number
 from cyopt.optimizer import Optimizer
 from cyopt.parameters import as_grad, as_params, check_places
 from cyopt.rules import RULES
@@ -28,14 +28,14 @@ def sgd_(
     grad: Any,
     momentum_buffer: Any = None,
     *,
-    step: int = 1,
+    step: int | None = None,
     like: str = "torch",
     **hyperparameters: Any,
 ) -> None:
     """One step of SGD in place; with a momentum buffer, of Momentum.
 
-    `step` is 1 in the parameter's first step, which in PyTorch's form has no dampening. Keyword
-    arguments as in `cyopt.SGD`.
+    `step` is needed with dampening, which the first step does not have. Keyword arguments as in
+    `cyopt.SGD`.
 
     >>> import numpy as np, cyopt
     >>> w, v = np.array([1.0]), np.array([0.0])
@@ -44,6 +44,8 @@ def sgd_(
     (array([0.5]), array([2.]))
     """
     states = {"momentum_buffer": momentum_buffer}
+    if step is None and hyperparameters.get("dampening", 0) == 0:
+        step = 1
     _step(optimizers.SGD, param, grad, states, step, like, hyperparameters)
 
 
@@ -68,9 +70,9 @@ def adagrad_(
     (array([0.75]), array([4.]))
     """
     if step_size is not None:
-        step = _replaced(step, "step_size", hyperparameters, ("lr", "lr_decay"))
-    hyperparameters["step_size"] = step_size
-    _step(optimizers.AdaGrad, param, grad, {"sum": sum}, step, like, hyperparameters)
+        step = _replaced(step, hyperparameters, ("lr", "lr_decay"))
+    own = {"step_size": step_size}
+    _step(optimizers.AdaGrad, param, grad, {"sum": sum}, step, like, hyperparameters, own)
 
 
 def rmsprop_(
@@ -94,7 +96,7 @@ def rmsprop_(
     (array([0.5]), array([1.]))
     """
     states = {"square_avg": square_avg, "grad_avg": grad_avg, "momentum_buffer": momentum_buffer}
-    hyperparameters["centered"] = grad_avg is not None
+    _decide(hyperparameters, "centered", "grad_avg", grad_avg)
     _step(optimizers.RMSProp, param, grad, states, 1, like, hyperparameters)
 
 
@@ -124,47 +126,50 @@ def adam_(
     (array([0.75]), array([0.2]), array([0.004]))
     """
     if step_size is not None:
-        decays = hyperparameters.get("decoupled_weight_decay")
-        step = _replaced(step, "step_size", hyperparameters, () if decays else ("lr",))
+        decays = hyperparameters.get("decoupled_weight_decay")  # and then needs lr
+        names = ("eps_hat", "bias_correction", "libm_pow", *(() if decays else ("lr",)))
+        step = _replaced(step, hyperparameters, names)
         denom_scale = 1.0 if denom_scale is None else denom_scale
     elif denom_scale is not None:
         raise TypeError("denom_scale is given without step_size; they replace step together")
     states = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq}
-    hyperparameters.update(
-        amsgrad=max_exp_avg_sq is not None, step_size=step_size, denom_scale=denom_scale
-    )
-    _step(optimizers.Adam, param, grad, states, step, like, hyperparameters)
+    _decide(hyperparameters, "amsgrad", "max_exp_avg_sq", max_exp_avg_sq)
+    own = {"step_size": step_size, "denom_scale": denom_scale}
+    _step(optimizers.Adam, param, grad, states, step, like, hyperparameters, own)
 
 
-def _replaced(
-    step: int | None, by: str, hyperparameters: dict[str, Any], names: Sequence[str]
-) -> int:
-    """Refuse what `by` replaces; any step count then does."""
-    for name in names:
-        if name in hyperparameters:
-            raise TypeError(f"{name} and {by} are given; {by} replaces {name}: pass one of them")
-    if step is not None:
-        raise TypeError(f"step and {by} are given; {by} replaces step: pass one of them")
+def _decide(hyperparameters: dict[str, Any], flag: str, name: str, state: Any) -> None:
+    """A flag that the presence of a state array decides."""
+    if flag in hyperparameters:
+        raise TypeError(f"{flag} is given; here the presence of {name} decides it: leave it out")
+    hyperparameters[flag] = state is not None
+
+
+def _replaced(step: int | None, hyperparameters: dict[str, Any], names: Sequence[str]) -> int:
+    """Refuse what `step_size` replaces; any step count then does."""
+    for name in ("step", *names):
+        if name in hyperparameters or (name == "step" and step is not None):
+            raise TypeError(
+                f"{name} and step_size are given; step_size replaces {name}: pass one of them"
+            )
     return 1
 
 
-def _hyper(cls: type[Optimizer], like: str, given: dict[str, Any]) -> Hyper:
+def _hyper(
+    cls: type[Optimizer], like: str, given: dict[str, Any], own: dict[str, float | None]
+) -> Hyper:
     """The numbers of a step, by way of the class: the same defaults and the same checks."""
-    overrides: dict[str, Any] = {
-        name: checked_number(name, given.pop(name))
-        for name in ("step_size", "denom_scale")
-        if name in given and given[name] is not None
-    }
-    own = {name: value for name, value in given.items() if value is not None}
-    for name in ("initial_accumulator_value", "initial_square_avg"):
-        if name in own:
+    for name, value in given.items():
+        if name in INITIAL:
             raise TypeError(f"{name} is given, but the state is the caller's: fill it there")
-    for name, value in own.items():
         if callable(value):
             raise TypeError(f"{name} is a schedule; a function takes the number itself")
-    if "step_size" in overrides:
-        own.setdefault("lr", 0.0)
-    return cls.like(like, **own).groups[0].at(0)._replace(**overrides)
+    scalars: dict[str, Any] = {
+        name: checked_number(name, value) for name, value in own.items() if value is not None
+    }
+    if "step_size" in scalars:
+        given.setdefault("lr", 0.0)
+    return cls.like(like, **given).groups[0].at(0)._replace(**scalars)
 
 
 def _step(
@@ -175,10 +180,11 @@ def _step(
     step: Any,
     like: str,
     given: dict[str, Any],
+    own: dict[str, float | None] | None = None,
 ) -> None:
     if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 1:
         raise TypeError(f"step is {step!r}; expected an integer from 1: 1 in the first step")
-    hyper = _hyper(cls, like, given)
+    hyper = _hyper(cls, like, given, own or {})
     slots = RULES[hyper.rule].state
     for name, value in states.items():
         if (value is None) != (name not in slots):

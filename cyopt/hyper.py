@@ -1,15 +1,16 @@
-"""Hyperparameters: what each may be, groups of them, and the numbers that a step uses."""
+"""Hyperparameters: what each may be, and the numbers that a step uses."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+
+from cyopt import _cpu
 
 Schedule = Callable[[int], float]
 Number = float | Schedule
@@ -83,14 +84,21 @@ CHOICES = {
     "weight_decay_order": ("before", "after"),
     "momentum_form": ("lr_outside", "lr_inside", "average"),
 }
-_PLAIN_NUMBERS = [name for name in NUMBERS if name in Hyper._fields]
-_SWITCHES = [name for name in [*FLAGS, *CHOICES] if name in Hyper._fields]
-# Field of Hyper that a kernel rounds -> the hyperparameter whose range it must stay in.
-_ROUNDED = {
-    **{name: name for name in _PLAIN_NUMBERS if name not in ("step_size", "denom_scale")},
-    "beta1": "betas[0]",
-    "beta2": "betas[1]",
-}
+PLAIN_NUMBERS = [name for name in NUMBERS if name in Hyper._fields]
+SWITCHES = [name for name in [*FLAGS, *CHOICES] if name in Hyper._fields]
+# Fields of Hyper that must stay below 1 when a kernel rounds them, and their names here.
+_RATES = {"momentum": "momentum", "beta1": "betas[0]", "beta2": "betas[1]"}
+# Factor of a step (`cyopt.rules.prepare`) -> the hyperparameters that make it.
+_CAUSES = {
+    "s": ("grad_scale",),
+    "k": ("lr", "weight_decay"),
+    "a": ("lr",),
+    "step": ("step_size", "lr"),
+    "r": ("denom_scale", "beta2"),
+    "wd": ("weight_decay",),
+    "eps": ("eps",),
+    "eps_in": ("eps",),
+}  # the others are at most 1
 # Used once, when the state is made: a schedule or a later change would have no effect.
 INITIAL = ("initial_accumulator_value", "initial_square_avg")
 
@@ -102,7 +110,10 @@ def checked_number(name: str, value: object) -> float:
             f"{name} is {value!r} ({type(value).__name__}); expected a number"
             + ("" if name in INITIAL else " or a schedule, a callable of the completed steps")
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     allowed = NUMBERS[name]
     if not math.isfinite(number) or not allowed.contains(number):
         raise ValueError(f"{name} is {number!r}; expected a finite number {allowed.text}")
@@ -113,7 +124,7 @@ def _number_or_schedule(name: str, value: object) -> Number:
     return value if callable(value) and name not in INITIAL else checked_number(name, value)
 
 
-def _checked(name: str, value: object) -> Any:
+def checked(name: str, value: object) -> Any:
     """`value` if the hyperparameter `name` may have it."""
     if name in FLAGS:
         if not isinstance(value, bool | np.bool_):
@@ -131,29 +142,60 @@ def _checked(name: str, value: object) -> Any:
     return _number_or_schedule(name, value)
 
 
-def _is_scheduled(value: object) -> bool:
-    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
+class Limits(NamedTuple):
+    """What a double must stay below, or above, to keep its meaning when it is rounded."""
+
+    infinite: float  # from here on rounded to infinity
+    one: float  # a fraction from here on is rounded to 1
+    tiny: float  # the smallest normal number
+
+    @classmethod
+    def of(cls, dtype: Any) -> Limits:
+        """Of a type; both first limits lie half a unit in the last place away."""
+        info = np.finfo(dtype)
+        infinite = float(info.max) + 2.0 ** (info.maxexp - info.nmant - 2)
+        return cls(infinite, 1 - float(info.eps) / 4, float(info.tiny))
+
+
+LIMITS = {np.dtype(dtype): Limits.of(dtype) for dtype in (np.float32, np.float64)}
 
 
 def check_rounded(hyper: Hyper, dtype: np.dtype[Any]) -> None:
     """A kernel of `dtype` sees each number rounded to it: that must keep the number's meaning."""
-    for name, range_name in _ROUNDED.items():
-        value = getattr(hyper, name)
-        with np.errstate(over="ignore", under="ignore"):
-            seen = float(dtype.type(value))
-            inverse = float(dtype.type(1.0 / value)) if name == "grad_scale" else 1.0
-        tiny = float(np.finfo(dtype).tiny)
-        if (
-            math.isinf(seen)
-            or not NUMBERS[range_name].contains(seen)
-            or (name == "eps" and 0 < value < tiny)
-            or not tiny <= inverse < math.inf
-        ):
-            raise ValueError(
-                f"{range_name} is {value!r}, which {dtype.name} parameters cannot use: there it, or"
-                f" what is computed from it, is rounded to {seen!r}; use a number within the range"
-                f" of {dtype.name}, or float64 parameters"
-            )
+    limits = LIMITS[dtype]
+    for field, name in _RATES.items():
+        value = getattr(hyper, field)
+        if value >= limits.one:
+            if field == "beta2" and hyper.rule.startswith("rmsprop"):
+                name = "alpha"
+            _refuse_rounded(f"{name} is {value!r}", "1.0", dtype)
+    if 0 < hyper.eps < limits.tiny:
+        _refuse_rounded(f"eps is {hyper.eps!r}", "0.0 or a subnormal", dtype)
+    # The factors that a step computes; those that change are largest in the first.
+    factors = _cpu.prepare(hyper, 1)
+    for factor, causes in _CAUSES.items():
+        if abs(factors[factor]) >= limits.infinite:
+            _refuse_factor(causes, factors[factor], hyper, dtype)
+    if abs(factors["s"]) < limits.tiny:
+        _refuse_factor(_CAUSES["s"], factors["s"], hyper, dtype)
+
+
+def _refuse_rounded(what: str, seen: str, dtype: np.dtype[Any]) -> NoReturn:
+    raise ValueError(
+        f"{what}, which {dtype.name} rounds to {seen}; use a number that keeps its meaning in"
+        f" {dtype.name}, or float64 parameters"
+    )
+
+
+def _refuse_factor(
+    causes: tuple[str, ...], x: float, hyper: Hyper, dtype: np.dtype[Any]
+) -> NoReturn:
+    given = [name for name in causes if not math.isnan(getattr(hyper, name))]
+    values = ", ".join(f"{name} {getattr(hyper, name)!r}" for name in given)
+    raise ValueError(
+        f"{values}: makes a factor {x!r} of the update, beyond the range of {dtype.name}; use"
+        f" numbers of ordinary size, or float64 parameters"
+    )
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
@@ -161,130 +203,3 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
     known = list(known)
     nearest = difflib.get_close_matches(name, known, 1, 0.6)
     return (f"; did you mean {nearest[0]!r}?" if nearest else ";") + f" known: {', '.join(known)}"
-
-
-class Group:
-    """Hyperparameters of some parameters: attributes, checked when they are set.
-
-    Numbers may be changed and may be schedules. What decides the formula or the state (flags,
-    choices, starting values) is fixed when the optimizer is made.
-
-    >>> import cyopt
-    >>> group = cyopt.Adam(lr=1e-3).groups[0]
-    >>> group.lr = 1e-4
-    >>> group.lr
-    0.0001
-    >>> group.lr = -1
-    Traceback (most recent call last):
-    ValueError: lr is -1.0; expected a finite number at least 0
-    """
-
-    rule: str  # of cyopt.rules.RULES
-    scheduled: bool  # a number is a schedule
-    changed: bool  # since the last step
-    _values: dict[str, Any]
-    _rule_of: Callable[[Mapping[str, Any]], str]
-
-    def __init__(
-        self, values: Mapping[str, object], rule_of: Callable[[Mapping[str, Any]], str]
-    ) -> None:
-        checked = {name: _checked(name, value) for name, value in values.items()}
-        _check_together(checked)
-        self.__dict__.update(_rule_of=rule_of, rule=rule_of(checked))
-        self._set(checked)
-
-    def _set(self, values: dict[str, Any]) -> None:
-        scheduled = any(_is_scheduled(value) for value in values.values())
-        self.__dict__.update(_values=values, scheduled=scheduled, changed=True)
-
-    def settle(self) -> None:
-        """Steps have taken up the changes."""
-        self.__dict__["changed"] = False
-
-    def values(self) -> Mapping[str, Any]:
-        """All hyperparameters by name."""
-        return MappingProxyType(self._values)
-
-    def __getattr__(self, name: str) -> Any:
-        values = self.__dict__.get("_values", {})
-        if name.startswith("__") or name not in values:
-            raise AttributeError(f"no hyperparameter {name!r}{unknown_name(name, values)}")
-        return values[name]
-
-    def __setattr__(self, name: str, value: object) -> None:
-        self.update({name: value})
-
-    def update(self, changes: Mapping[str, object]) -> None:
-        """Set several at once: all of them, or none if one is refused."""
-        values = dict(self._values)
-        for name, value in changes.items():
-            old = getattr(self, name)
-            values[name] = _checked(name, value)
-            if (name in FLAGS or name in CHOICES or name in INITIAL) and values[name] != old:
-                raise ValueError(
-                    f"{name} is {old!r} since the optimizer was made and decides its formula or"
-                    f" state; make a new optimizer with {name}={value!r}"
-                )
-        _check_together(values)
-        # Momentum turned off keeps its buffer; turned on, it would need one that is not there.
-        if values.get("momentum") and self._rule_of(values) != self.rule:
-            raise ValueError(
-                "momentum is 0 since the optimizer was made, which keeps no momentum buffer;"
-                f" make a new optimizer with momentum={values['momentum']!r}"
-            )
-        self._set(values)
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._values]
-
-    def __repr__(self) -> str:
-        return f"Group({format_values(self._values)})"
-
-    def at(self, steps: int, dtypes: Iterable[np.dtype[Any]] = ()) -> Hyper:
-        """The numbers after `steps` completed steps, all schedules evaluated and checked."""
-        v = self._values
-
-        def number(name: str, value: Any) -> float:
-            return checked_number(name, value(steps)) if callable(value) else float(value)
-
-        fields: dict[str, Any] = {n: v[n] for n in _SWITCHES if n in v}
-        fields.update({n: number(n, v[n]) for n in _PLAIN_NUMBERS if n in v})
-        if "betas" in v:
-            fields["beta1"] = number("betas[0]", v["betas"][0])
-            fields["beta2"] = number("betas[1]", v["betas"][1])
-        if "alpha" in v:
-            fields["beta2"] = number("alpha", v["alpha"])
-        decay = v["weight_decay_order"] if v["decoupled_weight_decay"] else "coupled"
-        hyper = Hyper(rule=self.rule, decay=decay, **fields)
-        for dtype in dtypes:
-            check_rounded(hyper, dtype)
-        return hyper
-
-
-def _check_together(v: Mapping[str, Any]) -> None:
-    """Hyperparameters that mean nothing, or something else, beside each other."""
-    if v["weight_decay_order"] == "after" and not v["decoupled_weight_decay"]:
-        raise ValueError(
-            "weight_decay_order is 'after', which coupled decay does not have;"
-            " pass decoupled_weight_decay=True as well"
-        )
-    if "momentum" not in v:
-        return
-    momentum, form, dampening = v["momentum"], v["momentum_form"], v.get("dampening", 0.0)
-    if v.get("nesterov") and (momentum == 0 or dampening != 0):
-        raise ValueError(
-            "nesterov is True; it needs momentum above 0 and dampening 0, but momentum is"
-            f" {momentum!r} and dampening is {dampening!r}"
-        )
-    if dampening != 0 and (momentum == 0 or form != "lr_outside"):
-        raise ValueError(
-            f"dampening is {dampening!r}; it needs momentum above 0 and momentum_form 'lr_outside',"
-            f" but momentum is {momentum!r} and momentum_form is {form!r}"
-        )
-    if "alpha" in v and form == "average":
-        raise ValueError("momentum_form is 'average'; RMSProp has 'lr_outside' and 'lr_inside'")
-
-
-def format_values(values: Mapping[str, object]) -> str:
-    """`name=value` of each, for a repr."""
-    return ", ".join(f"{name}={value!r}" for name, value in values.items())

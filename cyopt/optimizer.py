@@ -7,9 +7,12 @@ import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from cyopt import _cpu, checkpoint, conventions, trees
 from cyopt.arrays import Array
-from cyopt.hyper import Group, Hyper, format_values, unknown_name
+from cyopt.group import Group, format_values
+from cyopt.hyper import Hyper, unknown_name
 from cyopt.parameters import ParameterList
 from cyopt.rules import RULES
 
@@ -69,6 +72,23 @@ class Optimizer:
     given the parameters, or each `update` one of them. See `cyopt.Adam` for the rest.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_bound",
+        "_defaults",
+        "_given",
+        "_grouped",
+        "_hypers",
+        "_lists",
+        "_lock",
+        "_plan_type",
+        "_structure",
+        "_waiting",
+        "groups",
+        "steps",
+    )
+    _SAVED = tuple(name for name in __slots__ if name not in ("__weakref__", "_lock"))
+
     # Where a subclass keeps the starting value of a state: state name -> hyperparameter.
     initial_values: ClassVar[Mapping[str, str]] = {}
 
@@ -94,11 +114,11 @@ class Optimizer:
         self._lock = threading.Lock()
         self._bound = params is not None
         self._grouped = _is_groups(params)
-        self._tree = [group["params"] for group in params] if self._grouped else params
+        self._given = list(params) if self._grouped else params
         self.groups = [self._group(group) for group in params] if self._grouped else [self._group()]
-        self._structure = trees.structure(self._tree)
+        self._structure = trees.structure(self._tree())
         if self._bound:
-            self._lists[None] = self._make_list(self._structure, self._tree)
+            self._lists[None] = self._make_list(self._structure, self._tree())
 
     @classmethod
     def like(cls: type[Self], framework: str, params: Any = None, **hyperparameters: Any) -> Self:
@@ -114,6 +134,10 @@ class Optimizer:
         known = conventions.defaults(framework, cls.__name__, hyperparameters)
         return cls(params, **{**known, **hyperparameters})
 
+    def _tree(self) -> Any:
+        """The parameters as they are in their containers now."""
+        return [group["params"] for group in self._given] if self._grouped else self._given
+
     def _group(self, own: Mapping[str, Any] | None = None) -> Group:
         """A group with its `own` hyperparameters; the optimizer's where it has none."""
         own = own or {}
@@ -128,7 +152,9 @@ class Optimizer:
 
     def _make_list(self, structure: trees.Node | None, tree: Any) -> ParameterList:
         """The parameters of `tree` with new state, or with loaded state that waits for them."""
-        names, group_of = trees.names(structure), [0]
+        names = trees.names(structure)
+        if self._waiting:
+            checkpoint.same_names("state", self._waiting, names)
         if self._grouped and structure:
             sizes = [len(trees.names(child)) for child in structure.children]
             group_of = [g for g, size in enumerate(sizes) for _ in range(size)]
@@ -144,9 +170,11 @@ class Optimizer:
             {state: getattr(group, name) for state, name in self.initial_values.items()}
             for group in self.groups
         ]
-        made = ParameterList(names, values, group_of, state_names, initial, self._plan_type)
+        with np.errstate(over="ignore"):
+            made = ParameterList(names, values, group_of, state_names, initial, self._plan_type)
         for group in self.groups:
             group.at(self.steps, made.dtypes)
+            group.check_initial(made.dtypes)
         checkpoint.fill(made, self._waiting)
         return made
 
@@ -166,14 +194,19 @@ class Optimizer:
             raise TypeError("this optimizer has no parameters of its own: make it with params")
         if not _is_groups([group]):
             raise TypeError(f"group is {group!r}; expected a mapping with the key 'params'")
-        trees_before = self._tree if self._grouped else [self._tree]
-        wider = copy.copy(self)
-        wider.groups = [*self.groups, self._group(group)]
-        wider._tree, wider._grouped = [*trees_before, group["params"]], True
-        wider._structure = trees.structure(wider._tree)
-        made = wider._make_list(wider._structure, wider._tree)
-        made.take_state(self._lists[None])
-        self.__dict__.update(wider.__dict__, _lists={None: made})
+        self._enter()
+        try:
+            wider = copy.copy(self)
+            wider._given = [*(self._given if self._grouped else [{"params": self._given}]), group]
+            wider.groups, wider._grouped = [*self.groups, self._group(group)], True
+            wider._structure = trees.structure(wider._tree())
+            made = wider._make_list(wider._structure, wider._tree())
+            made.take_state(self._lists[None])
+            wider._lists = {None: made}
+            for name, value in wider.__getstate__().items():
+                setattr(self, name, value)
+        finally:
+            self._lock.release()
 
     def step(self, grads: Any, params: Any = None) -> bool:
         """Update all parameters in place from their gradients. Returns True.
@@ -190,7 +223,7 @@ class Optimizer:
                 if self._bound
                 else "this optimizer is made without parameters: call step(grads, params)"
             )
-        tree = self._tree if self._bound else params
+        tree = self._tree() if self._bound else params
         self._enter()
         try:
             parameters, structure = self._lists.get(None), self._structure
@@ -242,10 +275,12 @@ class Optimizer:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {name: getattr(self, name) for name in self._SAVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._lock = threading.Lock()
 
     def _run(
         self, parameters: ParameterList, values: Sequence[Any], grads: Sequence[Any], steps: int
@@ -290,7 +325,11 @@ class Optimizer:
         Raises ValueError, before anything is changed, if it is of another class, formula,
         structure, shape or dtype, or has a schedule where this optimizer has none.
         """
-        checkpoint.load_state_dict(self, state_dict)
+        self._enter()
+        try:
+            checkpoint.load_state_dict(self, state_dict)
+        finally:
+            self._lock.release()
 
     def __repr__(self) -> str:
         name = type(self).__name__

@@ -54,6 +54,7 @@ class SGD(Optimizer):
     Unlike PyTorch's fused kernels, gradients of any strides are read right.
     """
 
+    __slots__ = ()
     momentum = OneGroup()
     dampening = OneGroup()
     nesterov = OneGroup()
@@ -91,6 +92,8 @@ class Momentum(SGD):
     0.9
     """
 
+    __slots__ = ()
+
     def __init__(
         self, params: Any = None, lr: Number = 1e-3, *, momentum: Number = 0.9, **others: Any
     ) -> None:
@@ -118,6 +121,7 @@ class AdaGrad(Optimizer):
     Source: Duchi, Hazan & Singer 2011; PyTorch's torch.optim.Adagrad, whose defaults it has.
     """
 
+    __slots__ = ()
     initial_values: ClassVar = {"sum": "initial_accumulator_value"}
     lr_decay = OneGroup()
     initial_accumulator_value = OneGroup()
@@ -172,6 +176,7 @@ class RMSProp(Optimizer):
     Source: Tieleman & Hinton 2012; PyTorch's torch.optim.RMSprop, whose defaults it has.
     """
 
+    __slots__ = ()
     initial_values: ClassVar = {"square_avg": "initial_square_avg"}
     alpha = OneGroup()
     eps = OneGroup()
@@ -237,6 +242,7 @@ class Adam(Optimizer):
     whose defaults it has. PyTorch computes m by interpolation: the last bits differ.
     """
 
+    __slots__ = ()
     betas = OneGroup()
     eps = OneGroup()
     amsgrad = OneGroup()
@@ -280,6 +286,8 @@ class AdamW(Adam):
 
     Source: Loshchilov & Hutter 2019; PyTorch's torch.optim.AdamW, whose defaults it has.
     """
+
+    __slots__ = ()
 
     def __init__(
         self,

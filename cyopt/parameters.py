@@ -91,7 +91,7 @@ class ParameterList:
         self.specs = [Spec.of(array) for array in arrays]
         self.state_names = [tuple(state_names[g]) for g in group_of]
         self.state: list[State] = [
-            {s: np.full_like(a, initial[g].get(s, 0.0)) for s in state_names[g] if s}
+            {s: _full_like(a, initial[g].get(s, 0.0)) for s in state_names[g] if s}
             for a, g in zip(arrays, group_of, strict=True)
         ]
         self.counts = np.zeros(len(names), np.int64)
@@ -171,6 +171,11 @@ class ParameterList:
             as_grad(grad, name, spec.shape, spec.dtype, self._written)
             for grad, name, spec in zip(grads, self.names, self.specs, strict=True)
         ]
+
+
+def _full_like(param: Array, value: float) -> Array:
+    """A state array; zeros come from the system untouched, which is faster than writing them."""
+    return np.full_like(param, value) if value else np.zeros_like(param)
 
 
 def _is_ndarray(value: object) -> bool:

@@ -80,9 +80,12 @@ def _children(tree: Tree, node: Node, place: str) -> list[Any]:
                 f"{place} is a {type(tree).__name__}; expected a mapping with the keys"
                 f" {list(node.keys)!r}"
             )
-        if len(tree) == len(node.keys):
+        # Asking a defaultdict for a key that it lacks would add it.
+        if type(tree) is dict or all(key in tree for key in node.keys):
             try:
-                return [tree[key] for key in node.keys]
+                found = [tree[key] for key in node.keys]
+                if len(tree) == len(found):
+                    return found
             except KeyError:
                 pass
         missing = [key for key in node.keys if key not in tree]
@@ -100,4 +103,4 @@ def _children(tree: Tree, node: Node, place: str) -> list[Any]:
             f"{place} has {len(tree)} entries; expected {len(node.keys)}"
             + _CURE.get(place.split("[")[0], "")
         )
-    return tree if isinstance(tree, list) else list(tree)
+    return list(tree)  # ours: what another thread puts into the caller's list does not matter

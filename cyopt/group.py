@@ -1,0 +1,168 @@
+"""A group of hyperparameters: attributes that are checked when they are set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from cyopt.hyper import (
+    CHOICES,
+    FLAGS,
+    INITIAL,
+    LIMITS,
+    PLAIN_NUMBERS,
+    SWITCHES,
+    Hyper,
+    check_rounded,
+    checked,
+    checked_number,
+    unknown_name,
+)
+
+
+def _is_scheduled(value: object) -> bool:
+    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
+
+
+class Group:
+    """Hyperparameters of some parameters: attributes, checked when they are set.
+
+    Numbers may be changed and may be schedules. What decides the formula or the state (flags,
+    choices, starting values) is fixed when the optimizer is made.
+
+    >>> import cyopt
+    >>> group = cyopt.Adam(lr=1e-3).groups[0]
+    >>> group.lr = 1e-4
+    >>> group.lr
+    0.0001
+    >>> group.lr = -1
+    Traceback (most recent call last):
+    ValueError: lr is -1.0; expected a finite number at least 0
+    """
+
+    rule: str  # of cyopt.rules.RULES
+    scheduled: bool  # a number is a schedule
+    changed: bool  # since the last step
+    _values: dict[str, Any]
+    _rule_of: Callable[[Mapping[str, Any]], str]
+
+    def __init__(
+        self, values: Mapping[str, object], rule_of: Callable[[Mapping[str, Any]], str]
+    ) -> None:
+        own = {name: checked(name, value) for name, value in values.items()}
+        _check_together(own)
+        self.__dict__.update(_rule_of=rule_of, rule=rule_of(own))
+        self._set(own)
+
+    def _set(self, values: dict[str, Any]) -> None:
+        scheduled = any(_is_scheduled(value) for value in values.values())
+        self.__dict__.update(_values=values, scheduled=scheduled, changed=True)
+
+    def settle(self) -> None:
+        """Steps have taken up the changes."""
+        self.__dict__["changed"] = False
+
+    def values(self) -> Mapping[str, Any]:
+        """All hyperparameters by name."""
+        return MappingProxyType(self._values)
+
+    def __getattr__(self, name: str) -> Any:
+        values = self.__dict__.get("_values", {})
+        if name.startswith("__") or name not in values:
+            raise AttributeError(f"no hyperparameter {name!r}{unknown_name(name, values)}")
+        return values[name]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self.update({name: value})
+
+    def update(self, changes: Mapping[str, object]) -> None:
+        """Set several at once: all of them, or none if one is refused."""
+        self._set(self.merged(changes))
+
+    def merged(self, changes: Mapping[str, object]) -> dict[str, Any]:
+        """All hyperparameters as `update` would leave them."""
+        values = dict(self._values)
+        for name, value in changes.items():
+            old = getattr(self, name)
+            values[name] = checked(name, value)
+            if (name in FLAGS or name in CHOICES or name in INITIAL) and values[name] != old:
+                raise ValueError(
+                    f"{name} is {old!r} since the optimizer was made and decides its formula or"
+                    f" state; make a new optimizer with {name}={value!r}"
+                )
+        _check_together(values)
+        # Momentum turned off keeps its buffer; turned on, it would need one that is not there.
+        if values.get("momentum") and self._rule_of(values) != self.rule:
+            raise ValueError(
+                "momentum is 0 since the optimizer was made, which keeps no momentum buffer;"
+                f" make a new optimizer with momentum={values['momentum']!r}"
+            )
+        return values
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._values]
+
+    def __repr__(self) -> str:
+        return f"Group({format_values(self._values)})"
+
+    def check_initial(self, dtypes: Iterable[np.dtype[Any]]) -> None:
+        """The starting values of the state are numbers of the state's dtypes."""
+        for name in INITIAL:
+            for dtype in dtypes if name in self._values else ():
+                if self._values[name] >= LIMITS[dtype].infinite:
+                    raise ValueError(
+                        f"{name} is {self._values[name]!r}, beyond the range of {dtype.name}; use a"
+                        " smaller one, or float64 parameters"
+                    )
+
+    def at(self, steps: int, dtypes: Iterable[np.dtype[Any]] = ()) -> Hyper:
+        """The numbers after `steps` completed steps, all schedules evaluated and checked."""
+        v = self._values
+
+        def number(name: str, value: Any) -> float:
+            return checked_number(name, value(steps)) if callable(value) else float(value)
+
+        fields: dict[str, Any] = {n: v[n] for n in SWITCHES if n in v}
+        fields.update({n: number(n, v[n]) for n in PLAIN_NUMBERS if n in v})
+        if "betas" in v:
+            fields["beta1"] = number("betas[0]", v["betas"][0])
+            fields["beta2"] = number("betas[1]", v["betas"][1])
+        if "alpha" in v:
+            fields["beta2"] = number("alpha", v["alpha"])
+        decay = v["weight_decay_order"] if v["decoupled_weight_decay"] else "coupled"
+        hyper = Hyper(rule=self.rule, decay=decay, **fields)
+        for dtype in dtypes:
+            check_rounded(hyper, dtype)
+        return hyper
+
+
+def _check_together(v: Mapping[str, Any]) -> None:
+    """Hyperparameters that mean nothing, or something else, beside each other."""
+    if v["weight_decay_order"] == "after" and not v["decoupled_weight_decay"]:
+        raise ValueError(
+            "weight_decay_order is 'after', which coupled decay does not have;"
+            " pass decoupled_weight_decay=True as well"
+        )
+    if "momentum" not in v:
+        return
+    momentum, form, dampening = v["momentum"], v["momentum_form"], v.get("dampening", 0.0)
+    if v.get("nesterov") and (momentum == 0 or dampening != 0):
+        raise ValueError(
+            "nesterov is True; it needs momentum above 0 and dampening 0, but momentum is"
+            f" {momentum!r} and dampening is {dampening!r}"
+        )
+    if dampening != 0 and (momentum == 0 or form != "lr_outside"):
+        raise ValueError(
+            f"dampening is {dampening!r}; it needs momentum above 0 and momentum_form 'lr_outside',"
+            f" but momentum is {momentum!r} and momentum_form is {form!r}"
+        )
+    if "alpha" in v and form == "average":
+        raise ValueError("momentum_form is 'average'; RMSProp has 'lr_outside' and 'lr_inside'")
+
+
+def format_values(values: Mapping[str, object]) -> str:
+    """`name=value` of each, for a repr."""
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())

@@ -1,0 +1,423 @@
+"""The mistakes of other optimizers, one test for each, named after the mistake.
+
+The number in a docstring is the row of the table of users' reports that was collected before cyopt
+was written; each says which project made the mistake.
+"""
+
+import copy
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_refusals import Model, OnCuda, arrays
+from test_use import grads_at, train
+from variants import FORMULAS, VARIANTS, name
+
+import cyopt
+
+SOURCES = Path(__file__).parents[1] / "src_c"
+every_formula = pytest.mark.parametrize("variant", FORMULAS, ids=name)
+both_types = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+@both_types
+@every_formula
+def test_trap_tail_elements_or_full_blocks_not_updated(variant, dtype):
+    """1 (PyTorch): each size around the vector widths, every element compared with one alone."""
+    cls, hypers = variant
+    alone = np.ones(1, dtype)
+    train_alone = cls(alone, **hypers)
+    sizes = [*range(1, 70), 127, 128, 129]
+    params = [np.ones(n, dtype) for n in sizes]
+    opt = cls(params, **hypers)
+    for step in range(3):
+        train_alone.step(np.full(1, step - 0.5, dtype))
+        opt.step([np.full(n, step - 0.5, dtype) for n in sizes])
+    for param in params:
+        assert np.array_equal(param, np.broadcast_to(alone, param.shape))
+
+
+@both_types
+@pytest.mark.parametrize(
+    "view",
+    [
+        np.asfortranarray,
+        lambda g: np.repeat(g, 2, axis=1)[:, ::2],
+        lambda g: g[::-1].copy()[::-1],
+        lambda g: np.ascontiguousarray(g.T).T,
+        lambda g: np.stack([g, g], axis=-1)[..., 1],
+    ],
+)
+def test_trap_noncontiguous_gradient_read_as_if_contiguous(view, dtype):
+    """2, 3 (PyTorch, bitsandbytes): the same gradient in another layout is another update."""
+    plain, viewed = np.ones((5, 7), dtype), np.ones((5, 7), dtype)
+    opt, other = cyopt.Adam(plain), cyopt.Adam(viewed)
+    for step in range(3):
+        grad = grads_at(step, {"g": plain})["g"]
+        assert not view(grad).flags.c_contiguous
+        opt.step(grad)
+        other.step(view(grad))
+        assert np.array_equal(plain, viewed)
+
+
+def test_trap_noncontiguous_parameter_updated_in_a_copy():
+    """2: a parameter with gaps is refused, not updated in a contiguous copy that nobody sees."""
+    with pytest.raises(ValueError, match="ascontiguousarray"):
+        cyopt.SGD(np.ones((4, 4))[:, :2])
+
+
+@every_formula
+def test_trap_state_corrupted_by_a_refused_step(variant):
+    """4 (LibreYOLO's fused SGD): momentum and counters of a step that is not made."""
+    cls, hypers = variant
+    model = Model(lambda params: cls(params, **hypers), steps=3)
+    bad = {**model.grads, "b": model.grads["b"].astype(np.float64)}
+    model.refuses(lambda: model.opt.step(bad), TypeError, "float64 scalar")
+
+
+def test_trap_grad_scale_tied_to_the_skipping_of_steps():
+    """5 (PyTorch): the scale is exact and acts on its own."""
+    scaled, plain = arrays(), arrays()
+    one, other = cyopt.Adam(scaled, grad_scale=1024.0), cyopt.Adam(plain)
+    for step in range(3):
+        grads = grads_at(step, plain)
+        one.step({k: 1024 * g for k, g in grads.items()})
+        other.step(grads)
+    assert np.array_equal(scaled["w"], plain["w"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=name)
+def test_trap_resume_loses_bits(variant):
+    """7 (PyTorch): saved in the middle, loaded into a new optimizer, bit for bit the same end."""
+    cls, hypers = variant
+    params = {"f": np.ones(5, np.float32), "d": np.linspace(-1, 1, 4)}
+    opt = cls(params, **hypers)
+    train(opt, params, 3)
+    saved, resumed = copy.deepcopy(opt.state_dict()), copy.deepcopy(params)
+    other = cls(resumed, **{**hypers, "lr": 9.0})
+    other.load_state_dict(saved)
+    for key, entry in saved["state"].items():
+        assert {a.dtype for k, a in entry.items() if k != "step"} <= {params[key].dtype}
+    train(opt, params)
+    train(other, resumed)
+    assert all(np.array_equal(params[key], resumed[key]) for key in params)
+
+
+@pytest.mark.parametrize("count", [2**24 - 1, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**40])
+@pytest.mark.parametrize(
+    ("cls", "hypers"),
+    [
+        (cyopt.Adam, {"betas": (1 - 1e-9, 1 - 1e-12)}),
+        (cyopt.AdaGrad, {"lr": 1e-2, "lr_decay": 1e-3}),
+        (cyopt.Momentum, {"dampening": 0.5}),
+    ],
+)
+def test_trap_step_counter_in_float32(cls, hypers, count):
+    """8, 9 (PyTorch): a counter that stops at 2**24 or wraps at 2**31; it is an integer."""
+    ends = []
+    for steps in (count, count + 1):
+        params, others = arrays(np.float64), arrays(np.float64)
+        opt, reference = cls(params, **hypers), cyopt.reference.attach(cls(others, **hypers))
+        saved = opt.state_dict()
+        saved["steps"] = steps
+        for entry in saved["state"].values():
+            entry["step"] = steps
+        for each, own in ((opt, params), (reference, others)):
+            each.load_state_dict(saved)
+            train(each, own, 2)
+            after = each.state_dict()
+            assert {entry["step"] for entry in after["state"].values()} == {steps + 2}
+            assert after["steps"] == steps + 2
+            assert type(after["steps"]) is int
+        assert np.array_equal(params["w"], others["w"])
+        ends.append(params["w"])
+    if cls is not cyopt.Momentum and count <= 2**24 + 1:
+        assert not np.array_equal(*ends)
+
+
+@every_formula
+def test_trap_groups_drift_apart(variant):
+    """10 (DeepSpeed): beta**t kept in one place, multiplied on by every group."""
+    cls, hypers = variant
+    several, alone = [arrays() for _ in range(3)], arrays()
+    groups, one = cls([{"params": p} for p in several], **hypers), cls(alone, **hypers)
+    for step in range(4):
+        grads = grads_at(step, alone)
+        groups.step([grads] * 3)
+        one.step(grads)
+    for params in several:
+        assert np.array_equal(params["w"], alone["w"])
+
+
+@every_formula
+def test_trap_late_first_gradient(variant):
+    """10: a parameter whose gradients begin late is in its own first step, not in the model's."""
+    cls, hypers = variant
+    params, alone = arrays(), arrays()["b"]
+    opt, other = cls(params, **hypers), cls(alone, **hypers)
+    for step in range(5):
+        grads = grads_at(step, params)
+        opt.step({**grads, "b": grads["b"] if step >= 3 else None})
+        if step >= 3:
+            other.step(grads["b"])
+    assert np.array_equal(params["b"], alone)
+
+
+def test_trap_error_from_the_destructor():
+    """13 (DeepSpeed): what failed in its constructor is deleted in silence."""
+    code = (
+        "import cyopt\n"
+        "for bad in ({'lr': -1}, {'nonsense': 1}):\n"
+        "    try: cyopt.Adam([], **bad)\n"
+        "    except (TypeError, ValueError): pass\n"
+        "cyopt._cpu.Plan.__new__\n"
+        "try: cyopt._cpu.Plan()\n"
+        "except TypeError: pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("start", range(8))
+@both_types
+def test_trap_unaligned_vectors(dtype, start):
+    """16 (DeepSpeed's core dumps): any address that its type allows, for all arrays of a step."""
+    param, twin = np.ones(80, dtype)[start : start + 67], np.ones(67, dtype)
+    opt, other = cyopt.Adam(param), cyopt.Adam(twin)
+    for step in range(3):
+        grad = grads_at(step, {"g": twin})["g"]
+        opt.step(np.concatenate([np.zeros(7 - start, dtype), grad])[7 - start :])
+        other.step(grad)
+    assert np.array_equal(param, twin)
+
+
+def test_trap_gpu_array_in_a_cpu_kernel():
+    """17 (DeepSpeed's segfault)."""
+    with pytest.raises(TypeError, match="CUDA"):
+        cyopt.SGD([OnCuda()])
+
+
+def test_trap_int32_sizes():
+    """19 (DeepSpeed, TransformerEngine, apex): more than 2**31 elements are not updated.
+
+    Nothing of that size is allocated here: the source is read for sizes narrower than ptrdiff_t,
+    and a gradient whose bytes span more than 2**31 (all of them unmapped zeros) is read rightly.
+    """
+    for source in SOURCES.glob("*"):
+        text = source.read_text()
+        assert not re.search(r"\b(int|unsigned|int32_t|long) (size|begin|end|lines|offset)\b", text)
+    assert "ptrdiff_t size" in (SOURCES / "cyopt.h").read_text()
+    try:
+        wide = np.zeros((3, 2**30), np.float32)
+    except MemoryError:
+        pytest.skip("no address space for 12 GB of untouched zeros")
+    wide[:, 5] = 1, 2, 3
+    param = np.zeros(3, np.float32)
+    cyopt.SGD(param, lr=1.0).step(wide[:, 5])
+    assert param.tolist() == [-1, -2, -3]
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.0)])
+def test_trap_amsgrad_maximum_swallows_nan(betas):
+    """4: a NaN in the second moment stays in the maximum, it does not vanish."""
+    param = np.ones(3, np.float32)
+    opt = cyopt.Adam(param, betas=betas, amsgrad=True)
+    opt.step(np.array([1, np.nan, 2], np.float32))
+    assert np.isnan(opt.state["0"]["max_exp_avg_sq"]).tolist() == [False, True, False]
+    assert np.isnan(param).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if "weight_decay" in v[1]], ids=name)
+def test_trap_backends_disagree_on_weight_decay(variant):
+    """31 (bitsandbytes, FlagGems): all tests had weight decay 0; here none has."""
+    cls, hypers = variant
+    params, others = arrays(), arrays()
+    opt, reference = cls(params, **hypers), cyopt.reference.attach(cls(others, **hypers))
+    train(opt, params, 5)
+    train(reference, others, 5)
+    assert all(np.array_equal(params[key], others[key]) for key in params)
+
+
+@every_formula
+def test_trap_no_weight_decay_makes_nan_of_an_infinite_parameter(variant):
+    """31: g + 0*p is NaN where p is infinite; without decay nothing is added."""
+    cls, hypers = variant
+    params = {"w": np.array([np.inf, 1.0, -np.inf])}
+    train(cls(params, **{**hypers, "weight_decay": 0.0}), params)
+    assert np.isinf(params["w"]).tolist() == [True, False, True]
+
+
+def test_trap_decoupled_decay_not_multiplied_by_lr():
+    """29 (PyTorch's and optax's users ask): it is multiplied; a zero gradient shows it alone."""
+    param = np.ones(1)
+    cyopt.AdamW(param, lr=0.5, weight_decay=0.5).step(np.zeros(1))
+    assert param[0] == 1 - 0.5 * 0.5
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=name)
+def test_trap_gradient_changed(variant):
+    """31: weight decay, maximize or scaling done in the caller's gradient."""
+    cls, hypers = variant
+    params = arrays()
+    opt, grads = cls(params, **hypers), grads_at(1, params)
+    before = {key: grad.tobytes() for key, grad in grads.items()}
+    for grad in grads.values():
+        grad.flags.writeable = False
+    for _ in range(3):
+        opt.step(grads)
+    assert before == {key: grad.tobytes() for key, grad in grads.items()}
+
+
+def test_trap_grads_list_is_taken_apart():
+    """25: the plan of the last step holds no gradient: a list that is used again may change."""
+    w = np.ones(2)
+    opt, grads = cyopt.SGD([w], lr=1.0), [np.ones(2)]
+    opt.step(grads)
+    grads[0] = np.full(2, 3.0)
+    opt.step(grads)
+    grads[0] = None
+    opt.step(grads)
+    assert w.tolist() == [-3, -3]
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_trap_two_threads_step_one_optimizer(bound):
+    """34 (DeepSpeed: overlap with backward): refused wherever in a step the other thread is."""
+    inside, leave, waiting = threading.Event(), threading.Event(), []
+
+    def schedule(steps):
+        if threading.current_thread() in waiting:
+            inside.set()
+            assert leave.wait(60)
+        return 0.5
+
+    w, g = np.ones(3), np.ones(3)
+    opt = cyopt.Momentum([w] if bound else None, lr=schedule)
+    args = ([g],) if bound else ([g], [w])
+    thread = threading.Thread(target=opt.step, args=args)
+    waiting.append(thread)
+    thread.start()
+    try:
+        assert inside.wait(60)
+        with pytest.raises(RuntimeError, match="thread"):
+            opt.step(*args)
+    finally:
+        leave.set()
+        thread.join()
+    assert opt.steps == 1
+    assert w.tolist() == [0.5] * 3
+
+
+# --- no argument is accepted and ignored ----------------------------------------------------------
+
+COMMON = {
+    "lr": ({}, 0.5),
+    "weight_decay": ({"weight_decay": 0.0}, 0.5),
+    "decoupled_weight_decay": ({"weight_decay": 0.5, "decoupled_weight_decay": False}, True),
+    "weight_decay_order": ({"weight_decay": 0.5, "decoupled_weight_decay": True}, "after"),
+    "maximize": ({}, True),
+    "grad_scale": ({"eps": 0.1}, 3.0),
+}
+MOMENTUM = {
+    "momentum": ({"momentum": 0.9}, 0.5),
+    "dampening": ({"momentum": 0.9}, 0.5),
+    "nesterov": ({"momentum": 0.9}, True),
+}
+ROOT = {"eps": ({}, 0.5), "eps_inside_sqrt": ({"eps": 0.5}, True)}
+ADAM = {
+    "betas": ({}, (0.5, 0.999)),
+    "eps": ({}, 0.5),
+    "amsgrad": ({"betas": (0.9, 0.5)}, True),
+    "eps_hat": ({"eps": 0.5}, True),
+    "bias_correction": ({}, False),
+    "libm_pow": ({}, True),
+}
+EFFECTS = {
+    cyopt.SGD: MOMENTUM,
+    cyopt.Momentum: MOMENTUM,
+    cyopt.AdaGrad: {"lr_decay": ({}, 0.5), "initial_accumulator_value": ({}, 0.5), **ROOT},
+    cyopt.RMSProp: {
+        "alpha": ({}, 0.5),
+        "momentum": ({}, 0.3),
+        "centered": ({}, True),
+        "initial_square_avg": ({}, 0.5),
+        **ROOT,
+    },
+    cyopt.Adam: ADAM,
+    cyopt.AdamW: ADAM,
+}
+VELOCITY = (cyopt.SGD, cyopt.Momentum, cyopt.RMSProp)
+ROWS = [
+    *((cls, *row) for cls, own in EFFECTS.items() for row in (COMMON | own).items()),
+    *(
+        (cls, "momentum_form", ({"momentum": 0.9}, "lr_inside"))
+        for cls in (cyopt.SGD, cyopt.Momentum, cyopt.RMSProp)
+    ),
+    *(
+        (cls, "momentum_form", ({"momentum": 0.9}, "average"))
+        for cls in (cyopt.SGD, cyopt.Momentum)
+    ),
+    *((cls, "betas", ({}, (0.9, 0.5))) for cls in (cyopt.Adam, cyopt.AdamW)),
+]
+
+
+@pytest.mark.parametrize(("cls", "key", "row"), ROWS, ids=lambda x: getattr(x, "__name__", None))
+def test_trap_argument_accepted_and_ignored(cls, key, row):
+    """30 (bitsandbytes): changing an argument changes the result, for each argument."""
+    base, value = row
+    base = {k: v for k, v in {"lr": 0.1, **base}.items() if k != "eps" or hasattr(cls, k)}
+
+    def result(hypers, steps=40):
+        params = arrays(np.float64)
+        # The lr of a velocity is seen only when it changes.
+        schedule = {"lr": lambda steps: 0.1 / (1 + steps)} if key == "momentum_form" else {}
+        return train(cls(params, **{**hypers, **schedule}), params, steps)["w"]
+
+    assert not np.array_equal(result(base), result({**base, key: value}))
+    assert np.array_equal(result(base), result(base))
+
+
+@pytest.mark.parametrize("cls", cyopt.ALL)
+def test_every_hyperparameter_is_in_the_table_above(cls):
+    assert {key for c, key, _ in ROWS if c is cls} == set(cls().groups[0].values())
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "value"),
+    [
+        (c, k, v)
+        for c, k, (_, v) in ROWS
+        if not isinstance(v, bool | str)
+        and "initial" not in k
+        and (c, k) != (cyopt.SGD, "momentum")
+    ],
+)
+def test_trap_assignment_ignored(cls, key, value):
+    """41 (aprender): a value set between steps acts as one that was scheduled for it."""
+    hypers = {"momentum": 0.6} if cls in (cyopt.RMSProp, cyopt.SGD) else {}
+    params, untouched, scheduled = arrays(np.float64), arrays(np.float64), arrays(np.float64)
+    opt, other = cls(params, **hypers), cls(untouched, **hypers)
+    old = getattr(opt, key)
+    if key == "betas":
+        late = tuple(
+            lambda steps, a=a, b=b: a if steps < 2 else b for a, b in zip(old, value, strict=True)
+        )
+    else:
+
+        def late(steps):
+            return old if steps < 2 else value
+
+    third = cls(scheduled, **{**hypers, key: late})
+    for step in range(4):
+        if step == 2:
+            setattr(opt, key, value)
+        grads = grads_at(step, params)
+        opt.step(grads)
+        other.step(grads)
+        third.step(grads)
+        assert np.array_equal(params["w"], scheduled["w"])
+    assert not np.array_equal(params["w"], untouched["w"])

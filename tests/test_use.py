@@ -1,0 +1,353 @@
+"""Ways of use: bound, unbound, keyed; trees, groups, rebound arrays, None, schedules, counters."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_refusals import NUMPY, Foreign, Model, arrays, read_only
+from variants import FORMULAS, name
+
+import cyopt
+
+
+def grads_at(step, params):
+    """Gradients that differ from step to step and between elements."""
+    return {k: np.cos(np.arange(p.size).reshape(p.shape) + step).astype(p.dtype) * (step + 1)
+            for k, p in params.items()}  # fmt: skip
+
+
+def train(opt, params, steps=4):
+    for step in range(steps):
+        opt.step(grads_at(step, params))
+    return params
+
+
+@pytest.mark.parametrize("variant", FORMULAS, ids=name)
+def test_bound_unbound_and_keyed_are_one(variant):
+    cls, hypers = variant
+    bound, unbound, keyed = arrays(), arrays(), arrays()
+    a, b, c = cls(bound, **hypers), cls(**hypers), cls(**hypers)
+    for step in range(4):
+        grads = grads_at(step, bound)
+        assert a.step(grads) is True
+        assert b.step(grads, unbound) is True
+        for key, param in keyed.items():
+            assert c.update(key, param, grads[key]) is param
+        for key in bound:
+            assert np.array_equal(bound[key], unbound[key])
+            assert np.array_equal(bound[key], keyed[key])
+            for slot, array in a.state[key].items():
+                assert np.array_equal(array, c.state[key][slot])
+    assert a.steps == b.steps == c.steps == 4
+
+
+def test_keys_have_counters_and_schedules_of_their_own():
+    opt, w = cyopt.Adam(lr=lambda steps: 1.0 / (1 + steps)), arrays()
+    for _ in range(3):
+        opt.update("w", w["w"], np.ones((2, 3), np.float32))
+    late, alone = np.ones(3), np.ones(3)
+    opt.update(("any", "hashable"), late, np.ones(3))
+    cyopt.Adam(alone, lr=1.0).step(np.ones(3))
+    assert np.array_equal(late, alone)
+    assert opt.steps == 3
+    assert list(opt.state) == ["w", ("any", "hashable")]
+
+
+# --- trees ----------------------------------------------------------------------------------------
+
+TREES = {
+    "array": (lambda x: x, ["0"]),
+    "list": (lambda x: [x], ["0"]),
+    "tuple": (lambda x: (x,), ["0"]),
+    "dict": (lambda x: {"w": x}, ["w"]),
+    "empty": (lambda x: [x, [], {}], ["0"]),
+    "nested": (lambda x: {"layer1": {"w": x}, "out": [{}, (x.copy(),)]}, ["layer1.w", "out.1.0"]),
+    "integers": (lambda x: {0: {1: x}}, ["0.1"]),
+}
+
+
+@pytest.mark.parametrize(("make", "names"), TREES.values(), ids=TREES)
+def test_tree(make, names):
+    param, grad = np.ones(2), np.array([1.0, -1.0])
+    opt = cyopt.Momentum(make(param), lr=0.5)
+    assert list(opt.state) == names
+    assert len(opt.state) == len(names)
+    assert opt.step(make(grad))
+    assert param.tolist() == [0.5, 1.5]
+    assert np.array_equal(opt.state[names[-1]]["momentum_buffer"], grad)
+
+
+def test_gradients_go_by_key_and_not_by_order():
+    params, grads = arrays(), arrays()
+    grads["b"][:] = 7
+    cyopt.SGD(params, lr=1.0).step(dict(reversed(grads.items())))
+    assert params["w"].tolist() == np.zeros((2, 3)).tolist()
+    assert params["b"].tolist() == [-6] * 3
+
+
+def test_lists_and_tuples_are_the_same_to_gradients():
+    w = np.ones(2)
+    assert cyopt.SGD([w], lr=1.0).step((np.ones(2),))
+    assert w.tolist() == [0, 0]
+
+
+def test_arrays_that_are_no_plain_ndarray(tmp_path: Path):
+    mapped = np.memmap(tmp_path / "w", np.float32, "w+", shape=(3,))
+    mapped[:] = 1
+    opt = cyopt.SGD([mapped], lr=0.25)
+    opt.step([mapped * 0 + 1])
+    opt.step([np.memmap(tmp_path / "w", np.float32, "r", shape=(3,)) * 0 + 1])
+    assert mapped.tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (1, 1)])
+def test_small_shapes(shape):
+    param = np.ones(shape, np.float32)
+    opt = cyopt.Adam({"p": param}, lr=0.5)
+    for _ in range(2):
+        assert opt.step({"p": np.ones(shape, np.float32)})
+    assert np.array_equal(param, np.zeros(shape, np.float32))
+
+
+def test_types_side_by_side():
+    params = {"f": np.ones(3, np.float32), "d": np.ones(3)}
+    opt = cyopt.Adam(params, lr=0.1)
+    opt.step({"f": np.ones(3, np.float32), "d": np.ones(3)})
+    assert [s.dtype for s in opt.state["f"].values()] == [np.float32] * 2
+    assert [s.dtype for s in opt.state["d"].values()] == [np.float64] * 2
+
+
+# --- None, counters -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", FORMULAS, ids=name)
+def test_none_skips(variant):
+    """A parameter's count is its own: it goes on as if the skipped steps had not been."""
+    cls, hypers = variant
+    params, alone = arrays(), arrays()["w"]
+    opt, other = cls(params, **hypers), cls(alone, **hypers)
+    for step in range(6):
+        grads = grads_at(step, params)
+        if step % 2:
+            before = params["w"].tobytes(), [s.tobytes() for s in opt.state["w"].values()]
+            opt.step({**grads, "w": None})
+            assert before == (
+                params["w"].tobytes(),
+                [s.tobytes() for s in opt.state["w"].values()],
+            )
+        else:
+            opt.step(grads)
+            other.step(grads["w"])
+    assert np.array_equal(params["w"], alone)
+    counts = {key: entry["step"] for key, entry in opt.state_dict()["state"].items()}
+    assert (opt.steps, counts) == (6, {"w": 3, "b": 6})
+
+
+def test_a_step_of_nothing_counts_for_schedules_only():
+    seen, params = [], arrays()
+    opt = cyopt.Adam(params, lr=lambda steps: seen.append(steps) or 0.5)
+    seen.clear()
+    assert opt.step({"w": None, "b": None}) is True
+    assert opt.step({"w": None, "b": None}) is True
+    assert (opt.steps, seen) == (2, [0, 1])
+    assert [e["step"] for e in opt.state_dict()["state"].values()] == [0, 0]
+    assert np.array_equal(params["w"], arrays()["w"])
+
+
+# --- schedules ------------------------------------------------------------------------------------
+
+SCHEDULED = {
+    "lr": (cyopt.Adam, {}, lambda steps: 0.1 / (1 + steps)),
+    "weight_decay": (cyopt.AdamW, {}, lambda steps: 0.1 * steps),
+    "grad_scale": (cyopt.SGD, {}, lambda steps: 2.0**steps),
+    "momentum": (cyopt.SGD, {}, lambda steps: min(0.9, 0.3 * steps)),
+    "dampening": (cyopt.Momentum, {}, lambda steps: 0.5 / (1 + steps)),
+    "lr_decay": (cyopt.AdaGrad, {}, lambda steps: 0.5 * steps),
+    "alpha": (cyopt.RMSProp, {}, lambda steps: 0.5 + 0.1 * steps),
+    "eps": (cyopt.RMSProp, {}, lambda steps: 0.1 / (1 + steps)),
+}
+
+
+@pytest.mark.parametrize("key", SCHEDULED)
+def test_schedule_is_the_number_set_before_each_step(key):
+    """In particular it gets the completed steps, 0 in the first one."""
+    cls, hypers, schedule = SCHEDULED[key]
+    params, by_hand = arrays(), arrays()
+    opt = cls(params, **hypers, **{key: schedule})
+    # Momentum 0 would keep no buffer.
+    other = cls(by_hand, **hypers, **({"momentum": 0.5} if key == "momentum" else {}))
+    for step in range(4):
+        grads = grads_at(step, params)
+        setattr(other, key, schedule(step))
+        opt.step(grads)
+        other.step(grads)
+        assert np.array_equal(params["w"], by_hand["w"]), step
+    assert getattr(opt, key) is schedule
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_scheduled_beta(i):
+    def schedule(steps):
+        return 0.5 + 0.1 * steps
+
+    params, by_hand = arrays(), arrays()
+    fixed = [0.9, 0.999]
+    opt, other = (
+        cyopt.Adam(params, betas=(*fixed[:i], schedule, *fixed[i + 1 :])),
+        cyopt.Adam(by_hand),
+    )
+    for step in range(3):
+        other.betas = (*fixed[:i], schedule(step), *fixed[i + 1 :])
+        grads = grads_at(step, params)
+        opt.step(grads)
+        other.step(grads)
+        assert np.array_equal(params["w"], by_hand["w"])
+
+
+def test_hyperparameters_read_and_write():
+    opt = cyopt.SGD(w := np.ones(1), lr=1)
+    assert opt.lr == 1
+    opt.lr = np.float32(0.5)
+    opt.step(np.ones(1))
+    opt.lr = 0.25
+    opt.step(np.ones(1))
+    assert (opt.lr, opt.groups[0].lr, w[0]) == (0.25, 0.25, 0.25)
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def test_groups():
+    a, b = arrays(), arrays()
+    opt = cyopt.Adam([{"params": a}, {"params": b, "lr": 0.5, "amsgrad": True}], lr=0.1)
+    ones, others = arrays(), arrays()
+    one, other = cyopt.Adam(ones, lr=0.1), cyopt.Adam(others, lr=0.5, amsgrad=True)
+    assert list(opt.state) == ["0.w", "0.b", "1.w", "1.b"]
+    for step in range(3):
+        grads = grads_at(step, a)
+        opt.step([grads, grads])
+        one.step(grads)
+        other.step(grads)
+        if step == 1:
+            opt.groups[1].lr = other.lr = 0.25
+    for key in a:
+        assert np.array_equal(a[key], ones[key])
+        assert np.array_equal(b[key], others[key])
+    assert [group.lr for group in opt.groups] == [0.1, 0.25]
+    for key in ("lr", "eps", "amsgrad"):
+        with pytest.raises(AttributeError, match=rf"2 groups.*groups\[i\]\.{key}"):
+            getattr(opt, key)
+    with pytest.raises(AttributeError, match=r"groups\[i\]\.lr"):
+        opt.lr = 1.0
+
+
+def test_add_group():
+    params, head, twin, twin_head = arrays(), np.ones(2), arrays(), np.ones(2)
+    opt, one, two = cyopt.Adam(params), cyopt.Adam(twin), cyopt.Adam(twin_head, lr=0.5)
+    grads = grads_at(0, params)
+    opt.step(grads)
+    one.step(grads)
+    opt.add_group({"params": head, "lr": 0.5})
+    assert list(opt.state) == ["0.w", "0.b", "1"]
+    for _ in range(2):
+        opt.step([grads, np.ones(2)])
+        one.step(grads)
+        two.step(np.ones(2))
+    assert np.array_equal(params["w"], twin["w"])
+    assert np.array_equal(head, twin_head)
+    assert opt.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("group", "error"),
+    [
+        ({"lr": 1.0}, TypeError),
+        (np.ones(2), TypeError),
+        ({"params": np.ones(2), "learning_rate": 1.0}, TypeError),
+        ({"params": np.ones(2), "lr": -1.0}, ValueError),
+        ({"params": np.ones(2, int)}, TypeError),
+        ({"params": np.ones(2, np.float32), "eps": 1e-50}, ValueError),
+    ],
+)
+def test_refused_group_changes_nothing(group, error):
+    model = Model(cyopt.Adam, 2)
+    model.refuses(lambda: model.opt.add_group(group), error, ".")
+    again = {"params": model.params["w"]}
+    model.refuses(lambda: model.opt.add_group(again), ValueError, "shares memory")
+
+
+# --- the container is the truth -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", cyopt.ALL)
+def test_rebound_array_is_followed_by_its_name(cls):
+    model = Model(cls, 2)
+    old, copy = model.params["w"], model.params["w"].copy()
+    model.params["w"] = model.originals[0] = copy
+    before = old.copy()
+    model.step()
+    assert np.array_equal(old, before)
+    model.params["w"] = copy[:]  # a new object over the same memory, as thinc's
+    model.step()
+
+
+def test_rebound_containers_are_followed():
+    params = {"layer": {"w": np.ones(2)}, "out": [np.ones(2)]}
+    opt, old = cyopt.SGD(params, lr=1.0), params["layer"]
+    params["layer"], params["out"][0] = {"w": np.ones(2)}, np.full(2, 5.0)
+    opt.step({"layer": {"w": np.ones(2)}, "out": [np.ones(2)]})
+    assert (old["w"][0], params["layer"]["w"][0], params["out"][0][0]) == (1, 0, 4)
+
+
+def test_rebound_params_of_a_group_are_followed():
+    group, old = {"params": np.ones(2)}, np.ones(2)
+    group["params"] = old
+    opt = cyopt.SGD([group], lr=1.0)
+    group["params"] = old.copy()
+    opt.step([np.ones(2)])
+    assert (old[0], group["params"][0]) == (1, 0)
+
+
+# --- other libraries ---------------------------------------------------------------------
+
+
+def test_foreign_gradient():
+    model = Model(cyopt.Adam, 0)
+    for steps in range(3):
+        model.opt.step({k: Foreign(read_only(g)) for k, g in model.grads.items()})
+        model.twin.step(model.grads)
+        assert np.array_equal(model.params["w"], model.twin_params["w"]), steps
+
+
+@pytest.mark.skipif(NUMPY < (2, 2), reason="older NumPy takes DLPack arrays read-only")
+def test_foreign_parameter_is_exported_anew_at_each_step():
+    model = Model(cyopt.Adam, 0)
+    foreign = Foreign(model.params["w"])
+    model.params["w"] = foreign
+    for _ in range(3):
+        foreign.array = foreign.array.copy()  # another library may replace its storage
+        model.opt.step(model.grads)
+        model.twin.step(model.grads)
+        assert np.array_equal(foreign.array, model.twin_params["w"])
+
+
+def test_ways_of_use_are_not_mixed():
+    w, g = np.ones(2), np.ones(2)
+    bound, unbound, keyed = cyopt.SGD([w]), cyopt.SGD(), cyopt.SGD()
+    keyed.update("w", w, g)
+    unbound.step([g], [w])
+    before = w.copy()
+    for call, cure in [
+        (lambda: bound.step([g], [w]), r"step\(grads\)"),
+        (lambda: unbound.step([g]), r"step\(grads, params\)"),
+        (lambda: bound.update("w", w, g), "update"),
+        (lambda: unbound.update("w", w, g), "update"),
+        (lambda: keyed.step([g], [w]), "update"),
+        (lambda: keyed.update("w", w, None), "do not call"),
+        (lambda: keyed.update(None, w, g), "key"),
+        (lambda: keyed.add_group({"params": w}), "params"),
+    ]:
+        with pytest.raises(TypeError, match=cure):
+            call()
+    assert np.array_equal(w, before)
+    assert (bound.steps, unbound.steps, keyed.steps) == (0, 1, 1)
