@@ -4,6 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(wildcard src_c/*) cyopt/_cpu.pyx setup.py pyproject.toml
+# Without setuptools's warning that the folder cyopt may be imported from here: that is the purpose.
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: demo test test-all lint clean
 
@@ -23,13 +25,14 @@ lint: .venv/linters  ## Style and types.
 	$(BIN)/clang-format --dry-run --Werror src_c/*
 
 .venv/built: $(SOURCES)
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
-	touch $@
+	@echo "Building cyopt into .venv with what the demo and the tests need: about a minute."
+	@$(PYTHON) -m venv .venv
+	@$(INSTALL) ".[test]"
+	@touch $@
 
 .venv/linters: .venv/built
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[lint]"
-	touch $@
+	@$(INSTALL) ".[lint]"
+	@touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info cyopt/*.so cyopt/_cpu.c
+	rm -rf .venv build dist *.egg-info cyopt/*.so

@@ -49,4 +49,8 @@ extension = Extension(
     depends=HEADERS,
     define_macros=macros,
 )
-setup(ext_modules=cythonize([extension]), cmdclass={"build_ext": BuildExt})
+setup(
+    ext_modules=cythonize([extension], build_dir="build"),
+    cmdclass={"build_ext": BuildExt},
+    include_package_data=False,  # the wheel has what package-data names, not the sources
+)

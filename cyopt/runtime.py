@@ -6,12 +6,12 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from cyopt import _cpu
 from cyopt._version import __version__
+from cyopt.cgroup import cgroup_cpus
 
 
 def set_isa(name: str) -> None:
@@ -83,22 +83,6 @@ def set_subnormals(mode: str) -> None:
 def get_subnormals() -> str:
     """Whether subnormals are flushed ("flush") or kept ("keep"): see `set_subnormals`."""
     return "flush" if _cpu.get_config()["flush_subnormals"] else "keep"
-
-
-def cgroup_cpus(root: str = "/sys/fs/cgroup") -> int:
-    """The CPUs that the cgroup's quota is worth, rounded up; 0 where there is no quota."""
-    try:
-        quota, period = Path(root, "cpu.max").read_text().split()  # version 2
-    except (OSError, ValueError):
-        try:  # version 1
-            quota = Path(root, "cpu/cpu.cfs_quota_us").read_text()
-            period = Path(root, "cpu/cpu.cfs_period_us").read_text()
-        except OSError:
-            return 0
-    try:
-        return max(0, -(-int(quota) // int(period)))
-    except ValueError:  # "max"
-        return 0
 
 
 class Info(dict[str, str]):

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
+from models import GRADS, NUMPY, PARAMS, Foreign, arrays, cases, grads_at, overlapping
 from same_bits import same_bits
-from test_refusals import GRADS, NUMPY, PARAMS, Foreign, arrays, cases, overlapping
-from test_use import grads_at
 from variants import VARIANTS, name
 
 import cyopt

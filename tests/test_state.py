@@ -6,9 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from models import arrays, grads_at, train
 from same_bits import same_bits, same_optimizers
-from test_refusals import Model, arrays
-from test_use import grads_at, train
 from variants import FORMULAS, VARIANTS, name
 
 import cyopt
@@ -348,9 +347,3 @@ def test_like_is_another_constructor():
     assert cyopt.Adam.like("keras", eps=1e-3).eps == 1e-3
     with pytest.warns(UserWarning, match="clips.*averages"):
         cyopt.Adam.like("thinc")
-
-
-def test_refused_load_in_the_middle_of_training():
-    model = Model(cyopt.Adam, 3)
-    other = cyopt.Adam(arrays(np.float64)).state_dict()
-    model.refuses(lambda: model.opt.load_state_dict(other), TypeError, "float64.*float32")

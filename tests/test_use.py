@@ -4,22 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_refusals import NUMPY, Foreign, Model, arrays, read_only
+from models import NUMPY, Foreign, Model, arrays, grads_at, read_only
 from variants import FORMULAS, name
 
 import cyopt
-
-
-def grads_at(step, params):
-    """Gradients that differ from step to step and between elements."""
-    return {k: np.cos(np.arange(p.size).reshape(p.shape) + step).astype(p.dtype) * (step + 1)
-            for k, p in params.items()}  # fmt: skip
-
-
-def train(opt, params, steps=4):
-    for step in range(steps):
-        opt.step(grads_at(step, params))
-    return params
 
 
 @pytest.mark.parametrize("variant", FORMULAS, ids=name)

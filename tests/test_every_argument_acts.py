@@ -1,0 +1,115 @@
+"""No argument is accepted and ignored: each changes the result, whether passed or assigned.
+
+The number in a docstring is the row of the table that test_traps.py goes over.
+"""
+
+import numpy as np
+import pytest
+from models import arrays, grads_at, train
+
+import cyopt
+
+COMMON = {
+    "lr": ({}, 0.5),
+    "weight_decay": ({"weight_decay": 0.0}, 0.5),
+    "decoupled_weight_decay": ({"weight_decay": 0.5, "decoupled_weight_decay": False}, True),
+    "weight_decay_order": ({"weight_decay": 0.5, "decoupled_weight_decay": True}, "after"),
+    "maximize": ({}, True),
+    "grad_scale": ({"eps": 0.1}, 3.0),
+}
+MOMENTUM = {
+    "momentum": ({"momentum": 0.9}, 0.5),
+    "dampening": ({"momentum": 0.9}, 0.5),
+    "nesterov": ({"momentum": 0.9}, True),
+}
+ROOT = {"eps": ({}, 0.5), "eps_inside_sqrt": ({"eps": 0.5}, True)}
+ADAM = {
+    "betas": ({}, (0.5, 0.999)),
+    "eps": ({}, 0.5),
+    "amsgrad": ({"betas": (0.9, 0.5)}, True),
+    "eps_hat": ({"eps": 0.5}, True),
+    "bias_correction": ({}, False),
+    "libm_pow": ({}, True),
+}
+EFFECTS = {
+    cyopt.SGD: MOMENTUM,
+    cyopt.Momentum: MOMENTUM,
+    cyopt.AdaGrad: {"lr_decay": ({}, 0.5), "initial_accumulator_value": ({}, 0.5), **ROOT},
+    cyopt.RMSProp: {
+        "alpha": ({}, 0.5),
+        "momentum": ({}, 0.3),
+        "centered": ({}, True),
+        "initial_square_avg": ({}, 0.5),
+        **ROOT,
+    },
+    cyopt.Adam: ADAM,
+    cyopt.AdamW: ADAM,
+}
+VELOCITY = (cyopt.SGD, cyopt.Momentum, cyopt.RMSProp)
+ROWS = [
+    *((cls, *row) for cls, own in EFFECTS.items() for row in (COMMON | own).items()),
+    *((cls, "momentum_form", ({"momentum": 0.9}, "lr_inside")) for cls in VELOCITY),
+    *(
+        (cls, "momentum_form", ({"momentum": 0.9}, "average"))
+        for cls in (cyopt.SGD, cyopt.Momentum)
+    ),
+    *((cls, "betas", ({}, (0.9, 0.5))) for cls in (cyopt.Adam, cyopt.AdamW)),
+]
+
+
+@pytest.mark.parametrize(("cls", "key", "row"), ROWS, ids=lambda x: getattr(x, "__name__", None))
+def test_trap_argument_accepted_and_ignored(cls, key, row):
+    """30 (bitsandbytes): changing an argument changes the result, for each argument."""
+    base, value = row
+    base = {k: v for k, v in {"lr": 0.1, **base}.items() if k != "eps" or hasattr(cls, k)}
+
+    def result(hypers, steps=40):
+        params = arrays(np.float64)
+        # The lr of a velocity is seen only when it changes.
+        schedule = {"lr": lambda steps: 0.1 / (1 + steps)} if key == "momentum_form" else {}
+        return train(cls(params, **{**hypers, **schedule}), params, steps)["w"]
+
+    assert not np.array_equal(result(base), result({**base, key: value}))
+    assert np.array_equal(result(base), result(base))
+
+
+@pytest.mark.parametrize("cls", cyopt.ALL)
+def test_every_hyperparameter_is_in_the_table_above(cls):
+    assert {key for c, key, _ in ROWS if c is cls} == set(cls().groups[0].values())
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "value"),
+    [
+        (c, k, v)
+        for c, k, (_, v) in ROWS
+        if not isinstance(v, bool | str)
+        and "initial" not in k
+        and (c, k) != (cyopt.SGD, "momentum")
+    ],
+)
+def test_trap_assignment_ignored(cls, key, value):
+    """41 (aprender): a value set between steps acts as one that was scheduled for it."""
+    hypers = {"momentum": 0.6} if cls in (cyopt.RMSProp, cyopt.SGD) else {}
+    params, untouched, scheduled = arrays(np.float64), arrays(np.float64), arrays(np.float64)
+    opt, other = cls(params, **hypers), cls(untouched, **hypers)
+    old = getattr(opt, key)
+    if key == "betas":
+        late = tuple(
+            lambda steps, a=a, b=b: a if steps < 2 else b for a, b in zip(old, value, strict=True)
+        )
+    else:
+
+        def late(steps):
+            return old if steps < 2 else value
+
+    third = cls(scheduled, **{**hypers, key: late})
+    for step in range(4):
+        if step == 2:
+            setattr(opt, key, value)
+        grads = grads_at(step, params)
+        opt.step(grads)
+        other.step(grads)
+        third.step(grads)
+        assert np.array_equal(params["w"], scheduled["w"])
+    assert not np.array_equal(params["w"], untouched["w"])

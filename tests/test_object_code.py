@@ -1,0 +1,130 @@
+"""The machine code of the built extension: vector instructions where promised, FMA nowhere."""
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from cyopt import _cpu
+
+KERNEL = re.compile(r"cyopt_(?P<rule>\w+?)_kernel_(?P<type>f32|f64)_(?P<isa>\w+)")
+INSTRUCTION = re.compile(r"\s+([0-9a-f]+):\s+(\S+)\s*(.*)")
+PACKED = {"f32": "ps", "f64": "pd"}
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file"),
+    pytest.mark.skipif(
+        platform.machine() != "x86_64" or "avx2" not in _cpu.ISAS, reason="knows x86 only"
+    ),
+]
+
+
+def output_of(tool, *arguments):
+    if shutil.which(tool) is None:
+        pytest.skip(f"needs {tool} (binutils)")
+    command = [tool, *arguments, _cpu.__file__]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def functions():
+    """Every function: name -> [(address, mnemonic, operands)]."""
+    found, current = {}, []
+    for line in output_of("objdump", "-d", "--no-show-raw-insn").splitlines():
+        if line.endswith(">:"):
+            current = found.setdefault(line.split("<")[1][:-2], [])
+        elif match := INSTRUCTION.match(line):
+            current.append((int(match[1], 16), match[2], match[3]))
+    if not any(KERNEL.match(name) for name in found):
+        pytest.skip("the extension is stripped of its symbols")
+    return found
+
+
+def kernels(functions, isa):
+    """The kernels of one instruction set: (rule, type, instructions)."""
+    matches = ((KERNEL.match(name), code) for name, code in functions.items())
+    return [(m["rule"], m["type"], code) for m, code in matches if m and m["isa"].startswith(isa)]
+
+
+def loops(code):
+    """The bodies of the loops: what lies between the target of a jump back and the jump."""
+    for end, mnemonic, operands in code:
+        target = re.match(r"([0-9a-f]+) <", operands)
+        if mnemonic.startswith("j") and target and code[0][0] <= int(target[1], 16) < end:
+            start = int(target[1], 16)
+            yield [instruction for instruction in code if start <= instruction[0] <= end]
+
+
+def has(body, mnemonic, registers):
+    return any(m == mnemonic and re.search(registers, operands) for _, m, operands in body)
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
+def test_every_rule_has_its_kernels(functions, isa):
+    expected = {
+        (f"{rule}{coupled}", dtype)
+        for rule in _cpu.RULES
+        for coupled in ("", "_coupled")
+        for dtype in PACKED
+    }
+    assert {(rule, dtype) for rule, dtype, _ in kernels(functions, isa)} == expected
+
+
+def test_the_base_has_no_avx(functions):
+    for rule, dtype, code in kernels(functions, "base"):
+        avx = [(m, x) for _, m, x in code if m.startswith("v") or re.search("%[yz]mm", x)]
+        assert not avx, f"{rule} {dtype}"
+
+
+@pytest.mark.parametrize(
+    ("isa", "registers", "prefix"),
+    [("base", "%xmm", ""), ("avx2", "%ymm", "v"), ("avx512", "%[yz]mm", "v")],
+)
+def test_roots_and_divisions_are_packed_in_the_loop(functions, isa, registers, prefix):
+    checked = set()
+    for rule, dtype, code in kernels(functions, isa):
+        if rule.startswith(("ada", "rms", "ams")):
+            root, division = f"{prefix}sqrt{PACKED[dtype]}", f"{prefix}div{PACKED[dtype]}"
+            assert any(
+                has(body, root, registers) and has(body, division, registers)
+                for body in loops(code)
+            ), f"{rule} {dtype}"
+            checked.add((rule, dtype))
+    assert len(checked) == 2 * 2 * 7  # AdaGrad, four of RMSProp, two of Adam; coupled; types
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
+def test_a_loop_calls_nothing(functions, isa):
+    for rule, dtype, code in kernels(functions, isa):
+        calls = [x for body in loops(code) for _, m, x in body if m.startswith("call")]
+        assert not calls, f"{rule} {dtype}"
+
+
+def test_no_fused_multiply_add_anywhere(functions):
+    for name, code in functions.items():
+        assert not [m for _, m, _ in code if re.match(r"vfn?m(add|sub)", m)], name
+
+
+def test_only_the_kernels_use_avx(functions):
+    """The rest runs before it is known what the processor has."""
+    for name, code in functions.items():
+        if not KERNEL.match(name):
+            assert not [m for _, m, x in code if re.search("%[yz]mm", x)], name
+
+
+def test_only_the_init_function_is_exported():
+    lines = output_of("nm", "--dynamic", "--defined-only").splitlines()
+    assert [line.split()[-1] for line in lines] == ["PyInit__cpu"]
+
+
+def test_hidden_functions_have_the_prefix():
+    table = output_of("readelf", "--symbols", "--wide").splitlines()
+    rows = [line.split() for line in table if " FUNC " in line and " HIDDEN " in line]
+    names = {row[7] for row in rows if row[6] != "UND"} - {"_init", "_fini"}
+    if not names:
+        pytest.skip("the extension is stripped of its symbols")
+    assert "cyopt_step" in names
+    assert not [name for name in names if not name.startswith("cyopt_")]

@@ -1,0 +1,192 @@
+"""Which hyperparameters are refused: by which error, saying what, and with nothing changed."""
+
+import numpy as np
+import pytest
+from models import Model, arrays
+
+import cyopt
+
+NUMBERS = {
+    "lr": (-1e-3,),
+    "weight_decay": (-0.1,),
+    "grad_scale": (0, -2.0),
+    "momentum": (1.0, -0.1),
+    "dampening": (1.5, -0.1),
+    "lr_decay": (-1,),
+    "alpha": (1.0, -0.1),
+    "eps": (-1e-8,),
+}
+NOT_FINITE = (float("nan"), float("inf"), -float("inf"))
+NO_NUMBER = ("0.1", None, True, 1j, np.ones(1))
+OTHERS = [
+    ("betas", (0.9, 1.0), ValueError, r"betas\[1\].*below 1"),
+    ("betas", (-0.1, 0.9), ValueError, r"betas\[0\].*at least 0"),
+    ("betas", (0.9, float("nan")), ValueError, r"betas\[1\].*finite"),
+    ("betas", (0.9, "0.9"), TypeError, r"betas\[1\].*number"),
+    ("betas", (0.9,), TypeError, "betas.*two numbers"),
+    ("betas", 0.9, TypeError, "betas.*two numbers"),
+    ("initial_accumulator_value", -1, ValueError, "at least 0"),
+    ("initial_accumulator_value", lambda steps: 1.0, TypeError, "expected a number"),
+    ("initial_square_avg", lambda steps: 1.0, TypeError, "expected a number"),
+    ("momentum_form", "lr_middle", ValueError, "lr_outside"),
+    ("weight_decay_order", "between", ValueError, "'before' or 'after'"),
+    ("weight_decay_order", "after", ValueError, "pass decoupled_weight_decay=True"),
+    *((flag, 1, TypeError, "True or False") for flag in ("nesterov", "centered", "amsgrad")),
+    *((flag, "no", TypeError, "True or False") for flag in ("maximize", "eps_hat")),
+]
+BAD = [
+    *((n, x, ValueError, f"{n}.*expected") for n, bad in NUMBERS.items() for x in bad),
+    *((n, x, ValueError, f"{n}.*expected.*finite") for n in NUMBERS for x in NOT_FINITE),
+    *((n, x, TypeError, f"{n}.*expected a number") for n in NUMBERS for x in NO_NUMBER),
+]
+BASE = {cyopt.SGD: {"momentum": 0.5}, cyopt.RMSProp: {"momentum": 0.5}, cyopt.AdamW: {}}
+
+
+def classes_with(name):
+    return [c for c in cyopt.ALL if hasattr(c, name) and not (c is cyopt.AdamW and "decay" in name)]
+
+
+HYPERS = [(c, *row) for row in [*BAD, *OTHERS] for c in classes_with(row[0])]
+
+
+@pytest.mark.parametrize(("cls", "name", "value", "error", "message"), HYPERS)
+def test_hyperparameter(cls, name, value, error, message):
+    with pytest.raises(error, match=message):
+        cls(arrays(), **{name: value})
+    with pytest.raises(error, match=message):
+        cls([{"params": arrays(), name: value}])
+    model = Model(lambda params: cls(params, **BASE.get(cls, {})))
+    if name.startswith("initial") and callable(value):
+        return
+    # A flag that is fixed may say that first.
+    model.refuses(lambda: setattr(model.opt, name, value), (error, ValueError), name)
+    model.refuses(lambda: model.opt.groups[0].update({"lr": 9, name: value}), Exception, name)
+
+
+def test_number_larger_than_any_float():
+    with pytest.raises(ValueError, match=r"lr.*expected.*finite"):
+        cyopt.SGD(arrays(), lr=10**400)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value"), [(c, n, x) for c, n, x, *_ in HYPERS if n in NUMBERS]
+)
+def test_value_of_a_schedule(cls, name, value):
+    good = getattr(cls(**BASE.get(cls, {})), name)
+
+    hypers = {**BASE.get(cls, {}), name: lambda steps: good}
+    model = Model(lambda params: cls(params, **hypers), steps=2)
+    setattr(model.opt, name, lambda steps: value)
+    before = model.everything()
+    with pytest.raises((TypeError, ValueError), match=f"{name}.*expected"):
+        model.opt.step(model.grads)
+    assert model.everything() == before
+    setattr(model.opt, name, lambda steps: good)
+    model.step()
+
+
+ROUNDED = [
+    ("lr", 1e39),
+    ("weight_decay", 1e39),
+    ("grad_scale", 1e39),
+    ("grad_scale", 1e-40),
+    ("momentum", 1 - 1e-9),
+    ("alpha", 1 - 1e-9),
+    ("betas", (1 - 1e-9, 0.999)),
+    ("betas", (0.9, 1 - 1e-9)),
+    ("eps", 1e-50),
+    ("initial_accumulator_value", 1e39),
+    ("initial_square_avg", 1e39),
+]
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("cls", "name", "value"), [(c, *r) for r in ROUNDED for c in classes_with(r[0])]
+)
+def test_out_of_range_when_rounded(cls, name, value):
+    assert cls(arrays(np.float64), **{name: value}).step(arrays(np.float64))
+    with pytest.raises(ValueError, match=f"{name}.*float32.*float64 parameters"):
+        cls(arrays(), **{name: value})
+    if name.startswith("initial"):
+        return
+    model = Model(lambda params: cls(params, **BASE.get(cls, {})))
+    good = getattr(model.opt, name)
+    for bad in (
+        value,
+        tuple(lambda steps, x=x: x for x in value) if name == "betas" else lambda steps: value,
+    ):
+        setattr(model.opt, name, bad)  # a group does not know what types its parameters have
+        before = model.everything()
+        with pytest.raises(ValueError, match=f"{name}.*float32"):
+            model.opt.step(model.grads)
+        assert model.everything() == before
+        setattr(model.opt, name, good)
+        model.step()
+
+
+@pytest.mark.parametrize(
+    ("cls", "hypers", "name"),
+    [
+        (cyopt.Adam, {"lr": 1e38}, "lr"),  # lr / (1 - beta1) is infinite
+        (cyopt.AdamW, {"lr": 1e30, "weight_decay": 1e30}, "lr|weight_decay"),
+    ],
+)
+def test_out_of_range_when_prepared(cls, hypers, name):
+    """The scalars of section 2 are what is rounded."""
+    model = Model(cls)
+    for key, value in hypers.items():
+        setattr(model.opt, key, value)
+    before = model.everything()
+    with pytest.raises(ValueError, match=f"({name}).*float32"):
+        model.opt.step(model.grads)
+    assert model.everything() == before
+
+
+@pytest.mark.parametrize("cls", cyopt.ALL)
+def test_unknown_name(cls):
+    with pytest.raises(TypeError, match="weight_deacy"):
+        cls(arrays(), weight_deacy=0.1)
+    with pytest.raises(TypeError, match="'weight_deacy'; did you mean 'weight_decay'"):
+        cls([{"params": arrays(), "weight_deacy": 0.1}])
+    model = Model(cls)
+    for call in (
+        lambda: setattr(model.opt.groups[0], "weight_deacy", 0.1),
+        lambda: model.opt.groups[0].update({"lr": 0.5, "weight_deacy": 0.1}),
+        lambda: model.opt.groups[0].weight_deacy,
+    ):
+        model.refuses(call, AttributeError, "'weight_deacy'; did you mean 'weight_decay'")
+
+
+@pytest.mark.parametrize(
+    ("cls", "hypers", "changes", "cure"),
+    [
+        (cyopt.SGD, {"momentum": 0.0}, {"momentum": 0.9}, "new optimizer"),
+        (cyopt.RMSProp, {}, {"centered": True}, "new optimizer"),
+        (cyopt.Adam, {}, {"amsgrad": True}, "new optimizer"),
+        (cyopt.Adam, {}, {"lr": 0.5, "eps_hat": True}, "new optimizer"),
+        (cyopt.AdaGrad, {}, {"initial_accumulator_value": 1.0}, "new optimizer"),
+        (cyopt.Momentum, {"nesterov": True}, {"momentum": 0.0}, "nesterov.*momentum above 0"),
+        (cyopt.Momentum, {"nesterov": True}, {"dampening": 0.5}, "dampening 0"),
+        (cyopt.Momentum, {"momentum_form": "average"}, {"dampening": 0.5}, "'lr_outside'"),
+    ],
+)
+def test_what_decides_the_formula_is_fixed(cls, hypers, changes, cure):
+    model = Model(lambda params: cls(params, **hypers))
+    model.refuses(lambda: model.opt.groups[0].update(changes), ValueError, cure)
+
+
+@pytest.mark.parametrize(
+    ("cls", "hypers", "cure"),
+    [
+        (cyopt.SGD, {"nesterov": True}, "momentum above 0"),
+        (cyopt.SGD, {"dampening": 0.5}, "momentum above 0"),
+        (cyopt.Momentum, {"nesterov": True, "dampening": 0.5}, "dampening 0"),
+        (cyopt.Momentum, {"dampening": 0.5, "momentum_form": "lr_inside"}, "'lr_outside'"),
+        (cyopt.RMSProp, {"momentum": 0.9, "momentum_form": "average"}, "'lr_inside'"),
+        (cyopt.Adam, {"weight_decay_order": "after"}, "decoupled_weight_decay=True"),
+    ],
+)
+def test_what_has_no_meaning_together(cls, hypers, cure):
+    with pytest.raises(ValueError, match=cure):
+        cls(arrays(), **hypers)
