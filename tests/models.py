@@ -1,4 +1,4 @@
-"""What tests share: arrays, gradients, a model that trains; arrays that are refused, each with why."""
+"""What tests share: arrays, gradients, a model that trains; what is refused, each with why."""
 
 import numpy as np
 import pytest

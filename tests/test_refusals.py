@@ -1,4 +1,4 @@
-"""Which arrays and structures are refused: by which error, saying what, and with no byte and no counter changed."""
+"""Which arrays and structures are refused, saying what, and with no byte or counter changed."""
 
 import numpy as np
 import pytest
