@@ -180,7 +180,6 @@ def test_foreign_parameter_of_older_numpy():
         cyopt.SGD([Foreign(np.ones(2))])
 
 
-
 def test_refused_load_in_the_middle_of_training():
     model = Model(cyopt.Adam, 3)
     other = cyopt.Adam(arrays(np.float64)).state_dict()
