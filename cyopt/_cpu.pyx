@@ -11,7 +11,7 @@ cnp.import_array()
 
 cdef extern from "cyopt.h" nogil:
     enum:
-        CYOPT_MAX_STATE
+        CYOPT_MAX_TEAM
         CYOPT_FLOAT32, CYOPT_FLOAT64
         CYOPT_DECAY_COUPLED, CYOPT_DECAY_BEFORE, CYOPT_DECAY_AFTER
         CYOPT_LR_OUTSIDE, CYOPT_LR_INSIDE, CYOPT_AVERAGE
@@ -67,6 +67,7 @@ cdef extern from *:
     const char *CYOPT_COMPILER
 
 COMPILER = CYOPT_COMPILER.decode()
+MAX_TEAM = CYOPT_MAX_TEAM
 HAS_THREADS = bool(cyopt_has_threads())
 
 cdef _names(const char *(*name)(int) nogil):
@@ -127,6 +128,26 @@ def prepare(hyper, int64_t t):
 
 
 @cython.final
+cdef class Gate:
+    """Lets one step in at a time: `with gate:` raises where another is inside.
+
+    Compiled, so that no signal handler can run between entering and the `with` block.
+    """
+    cdef bint _taken
+
+    def __enter__(self):
+        if self._taken:
+            raise RuntimeError(
+                "this optimizer is in a step already, of another thread or of its own schedule;"
+                " use one optimizer for each thread"
+            )
+        self._taken = True
+
+    def __exit__(self, *exception):
+        self._taken = False
+
+
+@cython.final
 cdef class Plan:
     """Addresses and sizes of a list of parameters, from which a step is one native call.
 
@@ -140,7 +161,7 @@ cdef class Plan:
     cdef int *_set_group
     cdef int *_group_of
     cdef uintptr_t *_written        # begin, end of each range, in ascending order
-    cdef ptrdiff_t _n, _n_written
+    cdef ptrdiff_t _n, _n_written, _n_groups
     cdef int64_t[::1] _counts
     cdef list _params
     cdef object _states
@@ -157,8 +178,8 @@ cdef class Plan:
         self._set_count = <int64_t *>PyMem_Calloc(self._n, sizeof(int64_t))
         self._set_group = <int *>PyMem_Calloc(self._n, sizeof(int))
         self._group_of = <int *>PyMem_Calloc(self._n, sizeof(int))
-        self._hypers = <cyopt_hyper *>PyMem_Calloc(max(group_of, default=0) + 1,
-                                                   sizeof(cyopt_hyper))
+        self._n_groups = max(group_of, default=-1) + 1
+        self._hypers = <cyopt_hyper *>PyMem_Calloc(self._n_groups, sizeof(cyopt_hyper))
         self._written = <uintptr_t *>PyMem_Calloc(2 * self._n_written, sizeof(uintptr_t))
         if not (self._arrays and self._sets and self._set_count and self._set_group
                 and self._group_of and self._hypers and self._written):
@@ -188,10 +209,12 @@ cdef class Plan:
         PyMem_Free(self._written)
 
     def set_hypers(self, hypers):
-        """What the groups use from the next step on: one `Hyper` each."""
+        """What the groups use from the next step on: one `Hyper` each; groups behind the last one
+        that has a parameter do not matter."""
         cdef ptrdiff_t i
-        for i in range(len(hypers)):
-            self._hypers[i] = _hyper(hypers[i])
+        cdef list made = [_hyper(hypers[i]) for i in range(self._n_groups)]
+        for i in range(self._n_groups):
+            self._hypers[i] = made[i]
 
     def same_params(self, params):
         """Whether the parameters lie where they did."""
@@ -268,8 +291,11 @@ cdef class Plan:
         cyopt_prepare(&self._hypers[group], count + 1, &self._sets[n_sets])
         return n_sets
 
-    def run(self, grads):
-        """One step; None skips a parameter. The GIL is released while the arrays change."""
+    def run(self, grads, int64_t[::1] steps, int64_t now):
+        """One step; None skips a parameter. The GIL is released while the arrays change.
+
+        Counts the step: `steps[0]` becomes at least `now`.
+        """
         cdef ptrdiff_t i
         cdef int n_sets = 0
         cdef cyopt_array *array
@@ -287,7 +313,9 @@ cdef class Plan:
             if not (cnp.PyArray_FLAGS(grad) & cnp.PyArray_FLAGS(param)
                     & (cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS)):
                 # C order of the view is the element order of the parameter in memory.
-                grad = grad if cnp.PyArray_IS_C_CONTIGUOUS(param) else grad.T
+                grad = grad.view() if cnp.PyArray_IS_C_CONTIGUOUS(param) else grad.T
+                if cnp.PyArray_SIZE(grad) != array.size:
+                    raise RuntimeError("a gradient was changed by another thread during the step")
                 views.append(grad)
                 array.grad_ndim = cnp.PyArray_NDIM(grad)
                 array.grad_shape = <const ptrdiff_t *>cnp.PyArray_DIMS(grad)
@@ -300,3 +328,4 @@ cdef class Plan:
         for i in range(self._n):
             if grads[i] is not None:
                 self._counts[i] += 1
+        steps[0] = max(steps[0], now)

@@ -14,9 +14,10 @@ Extent = tuple[int, int]  # addresses: of the first byte, and behind the last on
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _DLPACK_CPU = 1
+_NUMPY = tuple(map(int, np.__version__.split(".")[:2]))
 
 
-def as_array(value: Any, what: str) -> Array:
+def as_array(value: Any, what: str, written: bool = False) -> Array:
     """`value` as an ndarray over the same memory: ndarray, memmap, or DLPack on the CPU."""
     if type(value) is np.ndarray:
         return value
@@ -38,7 +39,7 @@ def as_array(value: Any, what: str) -> Array:
             " copy it to the host"
         )
     if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
-        return _from_dlpack(value, what, kind)
+        return _from_dlpack(value, what, kind, written)
     raise TypeError(
         f"{what} is a {kind}; expected a numpy.ndarray of float32 or float64"
         + (
@@ -49,7 +50,7 @@ def as_array(value: Any, what: str) -> Array:
     )
 
 
-def _from_dlpack(value: Any, what: str, kind: str) -> Array:
+def _from_dlpack(value: Any, what: str, kind: str, written: bool) -> Array:
     if getattr(value, "requires_grad", False):
         raise TypeError(
             f"{what} is a {kind} that requires grad, whose graph a step in place would make stale;"
@@ -57,6 +58,8 @@ def _from_dlpack(value: Any, what: str, kind: str) -> Array:
         )
     if value.__dlpack_device__()[0] != _DLPACK_CPU:
         raise TypeError(f"{what} is a {kind} on another device; this version updates CPU arrays")
+    if written and _NUMPY >= (2, 1):  # older NumPy hands out read-only arrays, refused later
+        return np.from_dlpack(value, copy=False)
     return np.from_dlpack(value)
 
 
@@ -103,7 +106,7 @@ def check_like(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], what:
     """A gradient or state array has its parameter's shape and dtype."""
     _check_numbers(array, what)
     if array.dtype != dtype:
-        cure = f"pass it as {dtype.name}: g.astype(np.{dtype.name})"
+        cure = f"convert it by .astype(np.{dtype.name})"
         if array.dtype == np.float64:
             cure += "; one np.float64 scalar in its computation makes a float32 gradient float64"
         raise TypeError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cyopt._version import __version__
-from cyopt.arrays import check_like
+from cyopt.arrays import as_array, check_like
 from cyopt.hyper import CHOICES, FLAGS, INITIAL
 from cyopt.parameters import ParameterList
 
@@ -54,7 +54,7 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     ]
     for group, values in zip(opt.groups, changes, strict=True):
         group.merged(values)
-    waiting = {name: dict(entry) for name, entry in saved["state"].items()}
+    waiting = copy.deepcopy(dict(saved["state"]))  # it may hold this optimizer's own arrays
     lists = list(opt._lists.values())
     known = [name for parameters in lists for name in parameters.names]
     if opt._bound or None in opt._lists:
@@ -67,8 +67,8 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
         group.update(values)
     for parameters in lists:
         fill(parameters, waiting)
-    opt.steps = saved["steps"]
-    opt._waiting = copy.deepcopy({n: entry for n, entry in waiting.items() if n not in known})
+    opt._steps[0] = saved["steps"]
+    opt._waiting = {name: entry for name, entry in waiting.items() if name not in known}
 
 
 def fill(parameters: ParameterList, waiting: Mapping[str, Any]) -> None:
@@ -82,20 +82,30 @@ def fill(parameters: ParameterList, waiting: Mapping[str, Any]) -> None:
 
 
 def _check_whole(opt: Optimizer, saved: Mapping[str, Any]) -> None:
-    if not isinstance(saved, Mapping) or not {"optimizer", "steps", "groups", "state"} <= set(
-        saved
+    if (
+        not isinstance(saved, Mapping)
+        or not {"optimizer", "steps", "groups", "state"} <= set(saved)
+        or not isinstance(saved["groups"], list | tuple)
+        or not all(isinstance(values, Mapping) for values in saved["groups"])
+        or not isinstance(saved["state"], Mapping)
+        or not all(isinstance(entry, Mapping) for entry in saved["state"].values())
     ):
-        raise ValueError("state_dict is not what cyopt's state_dict() gives")
+        raise ValueError(
+            "state_dict is not what cyopt's state_dict() gives: a mapping with 'optimizer',"
+            " 'steps', 'groups' (a list of mappings) and 'state' (a mapping of mappings)"
+        )
     if saved["optimizer"] != type(opt).__name__:
         raise ValueError(
-            f"state_dict is of {saved['optimizer']}; this optimizer is {type(opt).__name__}"
+            f"state_dict is of {saved['optimizer']}; this optimizer is {type(opt).__name__}:"
+            " load it into one of its own class"
         )
     if len(saved["groups"]) != len(opt.groups):
         raise ValueError(
-            f"state_dict has {len(saved['groups'])} groups; this optimizer has {len(opt.groups)}"
+            f"state_dict has {len(saved['groups'])} groups; this optimizer has {len(opt.groups)}:"
+            " make it with as many"
         )
     if not _is_count(saved["steps"]):
-        raise ValueError(f"state_dict['steps'] is {saved['steps']!r}; expected an integer")
+        raise ValueError(f"state_dict['steps'] is {saved['steps']!r}; expected an integer from 0")
 
 
 def _is_count(value: object) -> bool:
@@ -111,6 +121,8 @@ def _changes(where: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> di
     same_names(where, saved, own)
     changes = {}
     for name, value in saved.items():
+        if isinstance(value, np.ndarray):
+            raise TypeError(f"state_dict {where} has {name}={value!r}; expected a number or name")
         value = tuple(value) if isinstance(value, list) else value  # betas that were JSON
         mine = _saved(own[name])
         fixed = name in FLAGS or name in CHOICES or name in INITIAL
@@ -155,6 +167,4 @@ def _check_entries(parameters: ParameterList, waiting: Mapping[str, Any]) -> Non
             raise ValueError(f"state_dict step of {name!r} is {entry['step']!r}, not a count")
         for key in state:
             what = f"state_dict state[{name!r}][{key!r}]"
-            if not isinstance(entry[key], np.ndarray):
-                raise TypeError(f"{what} is {type(entry[key]).__name__}; expected an ndarray")
-            check_like(entry[key], spec.shape, spec.dtype, what)
+            check_like(as_array(entry[key], what), spec.shape, spec.dtype, what)

@@ -7,7 +7,7 @@ names and what they do are explained in the classes of `cyopt.optimizers`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cyopt.hyper import unknown_name
@@ -94,8 +94,10 @@ REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
 }
 
 
-def defaults(framework: str, cls: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of `cls` in `framework` that differ from PyTorch's.
+def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters in `framework` that differ from PyTorch's.
+
+    Of the first of `classes`, a class and its bases, that is one of cyopt's own.
 
     `given` is what the user passes. Raises ValueError for a framework that is not known, a class
     that it lacks, or what cannot be expressed; TypeError for a missing argument that it requires.
@@ -103,6 +105,7 @@ def defaults(framework: str, cls: str, given: Mapping[str, Any]) -> dict[str, An
     if framework not in FRAMEWORKS:
         raise ValueError(f"framework is {framework!r}{unknown_name(str(framework), FRAMEWORKS)}")
     rows = FRAMEWORKS[framework]
+    cls = next(c.__name__ for c in classes if c.__name__ in FRAMEWORKS["torch"])
     if cls not in rows:
         raise ValueError(f"{framework!r} has no {cls}; it has {', '.join(rows)}")
     for name, meaning in REFUSED.get((framework, cls), {}).items():

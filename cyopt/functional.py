@@ -17,7 +17,7 @@ import numpy as np
 
 from cyopt import _cpu, optimizers
 from cyopt.arrays import as_array, check_like, check_param, same_order
-from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number
+from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number, is_scheduled
 from cyopt.optimizer import Optimizer
 from cyopt.parameters import as_grad, as_params, check_places
 from cyopt.rules import RULES
@@ -70,7 +70,7 @@ def adagrad_(
     (array([0.75]), array([4.]))
     """
     if step_size is not None:
-        step = _replaced(step, hyperparameters, ("lr", "lr_decay"))
+        step = _replaced(step, hyperparameters, ("lr_decay",))
     own = {"step_size": step_size}
     _step(optimizers.AdaGrad, param, grad, {"sum": sum}, step, like, hyperparameters, own)
 
@@ -126,9 +126,7 @@ def adam_(
     (array([0.75]), array([0.2]), array([0.004]))
     """
     if step_size is not None:
-        decays = hyperparameters.get("decoupled_weight_decay")  # and then needs lr
-        names = ("eps_hat", "bias_correction", "libm_pow", *(() if decays else ("lr",)))
-        step = _replaced(step, hyperparameters, names)
+        step = _replaced(step, hyperparameters, ("eps_hat", "bias_correction", "libm_pow"))
         denom_scale = 1.0 if denom_scale is None else denom_scale
     elif denom_scale is not None:
         raise TypeError("denom_scale is given without step_size; they replace step together")
@@ -162,14 +160,22 @@ def _hyper(
     for name, value in given.items():
         if name in INITIAL:
             raise TypeError(f"{name} is given, but the state is the caller's: fill it there")
-        if callable(value):
+        if is_scheduled(value):
             raise TypeError(f"{name} is a schedule; a function takes the number itself")
+        if name == "params":
+            raise TypeError("params is given; a function takes the arrays themselves")
     scalars: dict[str, Any] = {
         name: checked_number(name, value) for name, value in own.items() if value is not None
     }
+    placeholder = {"lr": 0.0} if "step_size" in scalars else {}
+    hyper = cls.like(like, **{**placeholder, **given}).groups[0].at(0)._replace(**scalars)
     if "step_size" in scalars:
-        given.setdefault("lr", 0.0)
-    return cls.like(like, **given).groups[0].at(0)._replace(**scalars)
+        decays = hyper.decay != "coupled" and hyper.weight_decay != 0
+        if decays and "lr" not in given:
+            raise TypeError("lr is missing; beside step_size, decoupled weight decay needs it")
+        if "lr" in given and not decays:
+            raise TypeError("lr and step_size are given; step_size replaces lr: pass one of them")
+    return hyper
 
 
 def _step(
@@ -182,7 +188,8 @@ def _step(
     given: dict[str, Any],
     own: dict[str, float | None] | None = None,
 ) -> None:
-    if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 1:
+    whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
+    if not whole or not 1 <= step < 2**62:
         raise TypeError(f"step is {step!r}; expected an integer from 1: 1 in the first step")
     hyper = _hyper(cls, like, given, own or {})
     slots = RULES[hyper.rule].state
@@ -203,14 +210,14 @@ def _step(
         for i, array in enumerate(params)
     ]
     counts = np.full(len(params), step - 1, np.int64)
-    written = check_places(names, params, rows)
+    written = check_places(names, params, [slots] * len(params), rows)
     checked = [
         as_grad(g, name, p.shape, p.dtype, written)
         for g, name, p in zip(grads, names, params, strict=True)
     ]
     plan = _cpu.Plan(params, rows, [0] * len(params), counts, written)
     plan.set_hypers([hyper])
-    plan.run(checked)
+    plan.run(checked, np.zeros(1, np.int64), 1)
 
 
 def _as_lists(
@@ -230,7 +237,7 @@ def _as_lists(
 
 
 def _state(value: Any, param: np.ndarray[Any, Any], what: str) -> np.ndarray[Any, Any]:
-    array = as_array(value, what)
+    array = as_array(value, what, written=True)
     check_param(array, what)
     check_like(array, param.shape, param.dtype, what)
     if not same_order(array, param):

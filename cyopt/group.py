@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +19,12 @@ from cyopt.hyper import (
     check_rounded,
     checked,
     checked_number,
+    is_scheduled,
     unknown_name,
 )
 
-
-def _is_scheduled(value: object) -> bool:
-    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
+if TYPE_CHECKING:
+    from cyopt.optimizer import Optimizer
 
 
 class Group:
@@ -45,7 +45,7 @@ class Group:
 
     rule: str  # of cyopt.rules.RULES
     scheduled: bool  # a number is a schedule
-    changed: bool  # since the last step
+    version: int  # counts the changes
     _values: dict[str, Any]
     _rule_of: Callable[[Mapping[str, Any]], str]
 
@@ -58,12 +58,9 @@ class Group:
         self._set(own)
 
     def _set(self, values: dict[str, Any]) -> None:
-        scheduled = any(_is_scheduled(value) for value in values.values())
-        self.__dict__.update(_values=values, scheduled=scheduled, changed=True)
-
-    def settle(self) -> None:
-        """Steps have taken up the changes."""
-        self.__dict__["changed"] = False
+        scheduled = any(is_scheduled(value) for value in values.values())
+        version = self.__dict__.get("version", 0) + 1
+        self.__dict__.update(_values=values, scheduled=scheduled, version=version)
 
     def values(self) -> Mapping[str, Any]:
         """All hyperparameters by name."""
@@ -86,7 +83,11 @@ class Group:
         """All hyperparameters as `update` would leave them."""
         values = dict(self._values)
         for name, value in changes.items():
-            old = getattr(self, name)
+            if name not in self._values:
+                raise AttributeError(
+                    f"no hyperparameter {name!r}{unknown_name(name, self._values)}"
+                )
+            old = self._values[name]
             values[name] = checked(name, value)
             if (name in FLAGS or name in CHOICES or name in INITIAL) and values[name] != old:
                 raise ValueError(
@@ -166,3 +167,24 @@ def _check_together(v: Mapping[str, Any]) -> None:
 def format_values(values: Mapping[str, object]) -> str:
     """`name=value` of each, for a repr."""
     return ", ".join(f"{name}={value!r}" for name, value in values.items())
+
+
+class OneGroup:
+    """A hyperparameter of an optimizer that has one group; with several, ask the group."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
+        return self if optimizer is None else getattr(self._group(optimizer), self._name)
+
+    def __set__(self, optimizer: Optimizer, value: object) -> None:
+        setattr(self._group(optimizer), self._name, value)
+
+    def _group(self, optimizer: Optimizer) -> Group:
+        if len(optimizer.groups) != 1:
+            raise AttributeError(
+                f"this optimizer has {len(optimizer.groups)} groups, each with its own"
+                f" {self._name}: use optimizer.groups[i].{self._name}"
+            )
+        return optimizer.groups[0]

@@ -51,7 +51,7 @@ NOT_NEGATIVE = Range(lambda x: x >= 0, "at least 0")
 POSITIVE = Range(lambda x: x > 0, "above 0")
 FRACTION = Range(lambda x: 0 <= x <= 1, "from 0 to 1")
 DECAY_RATE = Range(lambda x: 0 <= x < 1, "at least 0 and below 1")
-ANY = Range(lambda x: True, "finite")
+ANY = Range(lambda x: True, "of any size")
 
 NUMBERS = {
     "lr": NOT_NEGATIVE,
@@ -105,7 +105,7 @@ INITIAL = ("initial_accumulator_value", "initial_square_avg")
 
 def checked_number(name: str, value: object) -> float:
     """`value` as a float inside the range of the hyperparameter `name`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool | np.timedelta64) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"{name} is {value!r} ({type(value).__name__}); expected a number"
             + ("" if name in INITIAL else " or a schedule, a callable of the completed steps")
@@ -131,7 +131,7 @@ def checked(name: str, value: object) -> Any:
             raise TypeError(f"{name} is {value!r}; expected True or False")
         return bool(value)
     if name in CHOICES:
-        if value not in CHOICES[name]:
+        if not isinstance(value, str) or value not in CHOICES[name]:
             expected = " or ".join(repr(choice) for choice in CHOICES[name])
             raise ValueError(f"{name} is {value!r}; expected {expected}")
         return value
@@ -176,6 +176,9 @@ def check_rounded(hyper: Hyper, dtype: np.dtype[Any]) -> None:
     for factor, causes in _CAUSES.items():
         if abs(factors[factor]) >= limits.infinite:
             _refuse_factor(causes, factors[factor], hyper, dtype)
+    # With eps_hat the factor grows with the steps, up to this.
+    if hyper.eps_hat and hyper.lr / (1 - hyper.beta1) >= limits.infinite:
+        _refuse_factor(("lr", "beta1"), hyper.lr / (1 - hyper.beta1), hyper, dtype)
     if abs(factors["s"]) < limits.tiny:
         _refuse_factor(_CAUSES["s"], factors["s"], hyper, dtype)
 
@@ -203,3 +206,8 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
     known = list(known)
     nearest = difflib.get_close_matches(name, known, 1, 0.6)
     return (f"; did you mean {nearest[0]!r}?" if nearest else ";") + f" known: {', '.join(known)}"
+
+
+def is_scheduled(value: object) -> bool:
+    """Whether a hyperparameter is a schedule, or betas with one."""
+    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))

@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 
 from cyopt import _cpu, checkpoint, conventions, trees
-from cyopt.arrays import Array
-from cyopt.group import Group, format_values
+from cyopt.group import Group, OneGroup, format_values
 from cyopt.hyper import Hyper, unknown_name
-from cyopt.parameters import ParameterList
+from cyopt.parameters import ParameterList, State, check_lasting
 from cyopt.rules import RULES
 
 Self = TypeVar("Self", bound="Optimizer")
-
-
-class OneGroup:
-    """A hyperparameter of an optimizer that has one group; with several, ask the group."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
-        return self if optimizer is None else getattr(self._group(optimizer), self._name)
-
-    def __set__(self, optimizer: Optimizer, value: object) -> None:
-        setattr(self._group(optimizer), self._name, value)
-
-    def _group(self, optimizer: Optimizer) -> Group:
-        if len(optimizer.groups) != 1:
-            raise AttributeError(
-                f"this optimizer has {len(optimizer.groups)} groups, each with its own"
-                f" {self._name}: use optimizer.groups[i].{self._name}"
-            )
-        return optimizer.groups[0]
-
-
-class State(Mapping[str, Mapping[str, Array]]):
-    """The state arrays: `opt.state[name]["exp_avg"]`. A read-only mapping of read-only mappings."""
-
-    def __init__(self, lists: Mapping[Any, ParameterList]) -> None:
-        self._where = {name: (p, i) for p in lists.values() for i, name in enumerate(p.names)}
-
-    def __getitem__(self, name: str) -> Mapping[str, Array]:
-        try:
-            parameters, i = self._where[name]
-        except KeyError:
-            known = [str(key) for key in self._where]
-            raise KeyError(f"no parameter {name!r}{unknown_name(str(name), known)}") from None
-        return parameters.state_of(i)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def __repr__(self) -> str:
-        return f"State({ {name: list(self[name]) for name in self} })"
 
 
 class Optimizer:
@@ -76,18 +28,19 @@ class Optimizer:
         "__weakref__",
         "_bound",
         "_defaults",
+        "_gate",
         "_given",
         "_grouped",
+        "_groups",
         "_hypers",
         "_lists",
-        "_lock",
         "_plan_type",
+        "_steps",
         "_structure",
+        "_versions",
         "_waiting",
-        "groups",
-        "steps",
     )
-    _SAVED = tuple(name for name in __slots__ if name not in ("__weakref__", "_lock"))
+    _SAVED = tuple(name for name in __slots__ if name not in ("__weakref__", "_gate"))
 
     # Where a subclass keeps the starting value of a state: state name -> hyperparameter.
     initial_values: ClassVar[Mapping[str, str]] = {}
@@ -105,20 +58,31 @@ class Optimizer:
         raise NotImplementedError
 
     def __init__(self, params: Any, hyperparameters: Mapping[str, Any]) -> None:
-        self.steps = 0
+        self._steps = np.zeros(1, np.int64)
         self._defaults = dict(hyperparameters)
         self._plan_type: type[Any] = _cpu.Plan
         self._lists: dict[Hashable, ParameterList] = {}  # None: of `step`; else a key of `update`
         self._waiting: dict[str, Any] = {}  # loaded state whose parameters are not there yet
-        self._hypers: list[Hyper] = []
-        self._lock = threading.Lock()
+        self._hypers: list[Hyper] = []  # of the last step, made of
+        self._versions: list[int] = []  # these versions of the groups
+        self._gate = _cpu.Gate()
         self._bound = params is not None
         self._grouped = _is_groups(params)
         self._given = list(params) if self._grouped else params
-        self.groups = [self._group(group) for group in params] if self._grouped else [self._group()]
+        self._groups = tuple(map(self._group, params)) if self._grouped else (self._group({}),)
         self._structure = trees.structure(self._tree())
         if self._bound:
-            self._lists[None] = self._make_list(self._structure, self._tree())
+            self._lists[None] = self._make_list(self._tree())
+
+    @property
+    def steps(self) -> int:
+        """Completed steps; what schedules are called with."""
+        return int(self._steps[0])
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of hyperparameters."""
+        return self._groups
 
     @classmethod
     def like(cls: type[Self], framework: str, params: Any = None, **hyperparameters: Any) -> Self:
@@ -131,36 +95,43 @@ class Optimizer:
         >>> cyopt.Adam.like("keras").eps
         1e-07
         """
-        known = conventions.defaults(framework, cls.__name__, hyperparameters)
+        known = conventions.defaults(framework, cls.__mro__, hyperparameters)
+        cls.check_names(hyperparameters)
         return cls(params, **{**known, **hyperparameters})
+
+    @classmethod
+    def check_names(cls, names: Iterable[str]) -> None:
+        """Raise TypeError for a name that is not a hyperparameter of this class."""
+        own = {name for c in cls.__mro__ for name, x in vars(c).items() if isinstance(x, OneGroup)}
+        for name in names:
+            if name != "params" and name not in own:
+                raise TypeError(
+                    f"{cls.__name__} has no hyperparameter {name!r}"
+                    + unknown_name(str(name), sorted(own))
+                )
 
     def _tree(self) -> Any:
         """The parameters as they are in their containers now."""
         return [group["params"] for group in self._given] if self._grouped else self._given
 
-    def _group(self, own: Mapping[str, Any] | None = None) -> Group:
+    def _group(self, own: Mapping[str, Any]) -> Group:
         """A group with its `own` hyperparameters; the optimizer's where it has none."""
-        own = own or {}
-        for name in own:
-            if name != "params" and name not in self._defaults:
-                raise TypeError(
-                    f"{type(self).__name__} has no hyperparameter {name!r}"
-                    + unknown_name(str(name), self._defaults)
-                )
+        self.check_names(own)
         values = {name: own.get(name, value) for name, value in self._defaults.items()}
         return Group(values, type(self).rule_of)
 
-    def _make_list(self, structure: trees.Node | None, tree: Any) -> ParameterList:
+    def _make_list(self, tree: Any) -> ParameterList:
         """The parameters of `tree` with new state, or with loaded state that waits for them."""
-        names = trees.names(structure)
+        structure = self._structure
+        names, values = trees.names(structure), trees.leaves(tree, structure, "params")
+        check_lasting(values, trees.leaves(tree, structure, "params"), names)
         if self._waiting:
             checkpoint.same_names("state", self._waiting, names)
+        group_of = [0] * len(names)
         if self._grouped and structure:
             sizes = [len(trees.names(child)) for child in structure.children]
             group_of = [g for g, size in enumerate(sizes) for _ in range(size)]
-        else:
-            group_of = [0] * len(names)
-        return self._new_list(names, trees.leaves(tree, structure, "params"), group_of)
+        return self._new_list(names, values, group_of)
 
     def _new_list(
         self, names: Sequence[Any], values: Sequence[Any], group_of: Sequence[int]
@@ -194,19 +165,25 @@ class Optimizer:
             raise TypeError("this optimizer has no parameters of its own: make it with params")
         if not _is_groups([group]):
             raise TypeError(f"group is {group!r}; expected a mapping with the key 'params'")
-        self._enter()
-        try:
-            wider = copy.copy(self)
-            wider._given = [*(self._given if self._grouped else [{"params": self._given}]), group]
-            wider.groups, wider._grouped = [*self.groups, self._group(group)], True
-            wider._structure = trees.structure(wider._tree())
-            made = wider._make_list(wider._structure, wider._tree())
-            made.take_state(self._lists[None])
-            wider._lists = {None: made}
-            for name, value in wider.__getstate__().items():
-                setattr(self, name, value)
-        finally:
-            self._lock.release()
+        with self._gate:
+            old = self._lists[None]
+            old.params(trees.leaves(self._tree(), self._structure, "params"))
+            former = self._structure
+            parts = former.children if self._grouped and former else (former,)
+            parts = (*parts, trees.structure(group["params"]))
+            before = {name: getattr(self, name) for name in self._SAVED}
+            try:
+                given = self._given if self._grouped else [{"params": self._given}]
+                self._given, self._grouped = [*given, group], True
+                self._groups = (*self._groups, self._group(group))
+                self._structure = trees.Node(tuple(range(len(parts))), parts, False)
+                made = self._make_list(self._tree())
+                made.take_state(old)
+                self._lists = {None: made}
+            except BaseException:
+                for name, value in before.items():
+                    setattr(self, name, value)
+                raise
 
     def step(self, grads: Any, params: Any = None) -> bool:
         """Update all parameters in place from their gradients. Returns True.
@@ -223,22 +200,30 @@ class Optimizer:
                 if self._bound
                 else "this optimizer is made without parameters: call step(grads, params)"
             )
-        tree = self._tree() if self._bound else params
-        self._enter()
-        try:
-            parameters, structure = self._lists.get(None), self._structure
-            if parameters is None:
-                if self._lists:
-                    raise TypeError("this optimizer is used by update(): do not mix in step()")
-                structure = trees.structure(tree)
-                parameters = self._make_list(structure, tree)
-            values = trees.leaves(tree, structure, "params")
-            self._run(parameters, values, trees.leaves(grads, structure, "grads"), self.steps)
-            self._lists[None], self._structure = parameters, structure
-            self.steps += 1
-        finally:
-            self._lock.release()
+        with self._gate:
+            now = self.steps + 1
+            new = None not in self._lists
+            try:
+                if new:
+                    self._begin(params)
+                parameters = self._lists[None]
+                hypers = self._hypers_at(now - 1, parameters)
+                tree = self._tree() if self._bound else params
+                values = trees.leaves(tree, self._structure, "params")
+                grads = trees.leaves(grads, self._structure, "grads")
+                parameters.step(values, grads, hypers, self._steps, now)
+            except BaseException:
+                if new and self.steps < now:
+                    self._lists.pop(None, None)
+                raise
         return True
+
+    def _begin(self, params: Any) -> None:
+        """Take up the parameters that the first step is given."""
+        if self._lists:
+            raise TypeError("this optimizer is used by update(): do not mix in step()")
+        self._structure = trees.structure(params)
+        self._lists[None] = self._make_list(params)
 
     def update(self, key: Hashable, param: Any, grad: Any) -> Any:
         """Update one array in place and return it; its state is made when `key` is first seen.
@@ -254,57 +239,52 @@ class Optimizer:
         """
         if self._bound or None in self._lists:
             raise TypeError("this optimizer takes all parameters in step(): do not mix in update()")
-        if key is None or grad is None:
-            raise TypeError("key and grad are needed: to skip a parameter, do not call update")
-        self._enter()
-        try:
+        if key is None or key != key or grad is None:
+            raise TypeError(
+                f"key is {key!r} and grad is a {type(grad).__name__}; expected a key that equals"
+                " itself, and an array: to skip a parameter, do not call update"
+            )
+        with self._gate:
             parameters = self._lists.get(key) or self._new_list([key], [param], [0])
-            self._run(parameters, [param], [grad], int(parameters.counts[0]))
-            self._lists[key] = parameters
-            self.steps = max(self.steps, int(parameters.counts[0]))
-        finally:
-            self._lock.release()
+            new = key not in self._lists
+            before = int(parameters.counts[0])
+            try:
+                self._lists[key] = parameters
+                hypers = self._hypers_at(before, parameters)
+                parameters.step([param], [grad], hypers, self._steps, before + 1)
+            except BaseException:
+                if new and parameters.counts[0] == before:
+                    self._lists.pop(key, None)
+                raise
         return param
 
-    def _enter(self) -> None:
-        """Begin a step; `self._lock` is to be released at its end."""
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError(
-                "this optimizer is in a step already, of another thread or of its own schedule;"
-                " use one optimizer for each thread"
-            )
-
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._SAVED}
+        own = getattr(self, "__dict__", {})  # of a subclass
+        return {**own, **{name: getattr(self, name) for name in self._SAVED}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
-        self._lock = threading.Lock()
+        self._gate = _cpu.Gate()
 
-    def _run(
-        self, parameters: ParameterList, values: Sequence[Any], grads: Sequence[Any], steps: int
-    ) -> None:
-        """One step with the hyperparameters after `steps` completed steps."""
-        if not self._hypers or self._outdated():
+    def __copy__(self) -> NoReturn:
+        raise TypeError("a shallow copy would share the state of this one; use copy.deepcopy")
+
+    def _hypers_at(self, steps: int, parameters: ParameterList) -> list[Hyper]:
+        """What a step after `steps` completed ones uses: the former list if nothing changed."""
+        versions = [group.version for group in self._groups]
+        if versions != self._versions or any(group.scheduled for group in self._groups):
             dtypes = parameters.dtypes.union(*(other.dtypes for other in self._lists.values()))
-            self._hypers = [group.at(steps, dtypes) for group in self.groups]
-            for group in self.groups:
-                group.settle()
-        parameters.step(values, grads, self._hypers)
-        if self._waiting:
-            for name in parameters.names:
-                self._waiting.pop(name, None)
-
-    def _outdated(self) -> bool:
-        """Whether a hyperparameter was changed, or is a schedule."""
-        return any(group.changed or group.scheduled for group in self.groups)
+            self._hypers = [group.at(steps, dtypes) for group in self._groups]
+            self._versions = versions
+        return self._hypers
 
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend; see `cyopt.reference`."""
-        self._plan_type = plan_type
-        for parameters in self._lists.values():
-            parameters.use_plan(plan_type)
+        with self._gate:
+            self._plan_type = plan_type
+            for parameters in self._lists.values():
+                parameters.use_plan(plan_type)
 
     @property
     def state(self) -> State:
@@ -317,7 +297,8 @@ class Optimizer:
         Plain NumPy arrays (copies, in their own dtypes), numbers and names. Schedules are not
         saved, but that there was one is.
         """
-        return checkpoint.state_dict(self)
+        with self._gate:
+            return checkpoint.state_dict(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` gave, bit for bit.
@@ -325,11 +306,8 @@ class Optimizer:
         Raises ValueError, before anything is changed, if it is of another class, formula,
         structure, shape or dtype, or has a schedule where this optimizer has none.
         """
-        self._enter()
-        try:
+        with self._gate:
             checkpoint.load_state_dict(self, state_dict)
-        finally:
-            self._lock.release()
 
     def __repr__(self) -> str:
         name = type(self).__name__

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from cyopt.group import OneGroup
 from cyopt.hyper import Number
-from cyopt.optimizer import OneGroup, Optimizer
+from cyopt.optimizer import Optimizer
 
 
 def _off(momentum: object) -> bool:

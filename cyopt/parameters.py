@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,10 +20,9 @@ from cyopt.arrays import (
     check_written,
     distinct,
 )
-from cyopt.hyper import Hyper
+from cyopt.hyper import Hyper, unknown_name
 
 Initial = Mapping[str, float]  # state name -> its starting value; the order is the rule's
-State = dict[str, Array]
 
 
 class Spec(NamedTuple):
@@ -48,7 +47,7 @@ def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
     """The parameters as arrays that a step may write."""
     arrays = []
     for value, name in zip(values, names, strict=True):
-        array = as_array(value, f"parameter {name!r}")
+        array = as_array(value, f"parameter {name!r}", written=True)
         check_param(array, f"parameter {name!r}")
         arrays.append(array)
     return arrays
@@ -62,7 +61,8 @@ def as_grad(
         return None
     if isinstance(value, np.float32 | np.float64):  # what NumPy makes of 0-d arrays
         value = np.asarray(value)
-    array = as_array(value, f"gradient of {name!r}")
+    # A view: nobody else can change its shape while it is read.
+    array = as_array(value, f"gradient of {name!r}").view()
     check_like(array, shape, dtype, f"gradient of {name!r}")
     check_read(array, f"gradient of {name!r}", written)
     return array
@@ -90,7 +90,7 @@ class ParameterList:
         self.group_of = list(group_of)
         self.specs = [Spec.of(array) for array in arrays]
         self.state_names = [tuple(state_names[g]) for g in group_of]
-        self.state: list[State] = [
+        self.state: list[dict[str, Array]] = [
             {s: _full_like(a, initial[g].get(s, 0.0)) for s in state_names[g] if s}
             for a, g in zip(arrays, group_of, strict=True)
         ]
@@ -127,11 +127,21 @@ class ParameterList:
         self.state[:n], self.counts[:n] = other.state, other.counts
 
     def state_of(self, i: int) -> Mapping[str, Array]:
-        """The state arrays of one parameter by name, read-only as a mapping."""
-        return MappingProxyType(self.state[i])
+        """The state arrays of one parameter by name: views, whose shape is their own."""
+        return MappingProxyType({name: array.view() for name, array in self.state[i].items()})
 
-    def step(self, values: Sequence[Any], grads: Sequence[Any], hypers: Sequence[Hyper]) -> None:
+    def step(
+        self,
+        values: Sequence[Any],
+        grads: Sequence[Any],
+        hypers: Sequence[Hyper],
+        steps: np.ndarray[Any, np.dtype[np.int64]],
+        now: int,
+    ) -> None:
         """One step in place, with one `Hyper` for each group: the same object while none changes.
+
+        `steps[0]`, the optimizer's counter, is `now` or more when it is done; no signal handler
+        can run between the arrays' change and the counters'.
 
         The plan says whether all is as it was when it was checked; what is not is checked in full.
         """
@@ -142,12 +152,12 @@ class ParameterList:
         if hypers is not self._hypers:
             self._plan.set_hypers(hypers)
             self._hypers = hypers
-        self._plan.run(grads)
+        self._plan.run(grads, steps, now)
         if not all(map(_is_ndarray, values)):
             self._plan = None  # an address that a DLPack exporter gave is good for one step
 
-    def _make_plan(self, values: Sequence[Any]) -> None:
-        """Check parameters and state in full, and make a plan for where they lie."""
+    def params(self, values: Sequence[Any]) -> list[Array]:
+        """The parameters as arrays, if they are what they were when their state was made."""
         params = as_params(values, self.names)
         for array, spec, name in zip(params, self.specs, self.names, strict=True):
             new = Spec.of(array)
@@ -157,11 +167,16 @@ class ParameterList:
                     f"parameter {name!r} is now {new}; it was {spec} when its state was made;"
                     " make a new optimizer for new parameters"
                 )
+        return params
+
+    def _make_plan(self, values: Sequence[Any]) -> None:
+        """Check where parameters and state lie in full, and make a plan for there."""
+        params = self.params(values)
         states = [
             [state[s] if s else None for s in slots]
             for state, slots in zip(self.state, self.state_names, strict=True)
         ]
-        self._written = check_places(self.names, params, states)
+        self._written = check_places(self.names, params, self.state_names, states)
         self._plan = self.plan_type(params, states, self.group_of, self.counts, self._written)
         self._hypers = None
 
@@ -171,6 +186,17 @@ class ParameterList:
             as_grad(grad, name, spec.shape, spec.dtype, self._written)
             for grad, name, spec in zip(grads, self.names, self.specs, strict=True)
         ]
+
+
+def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[str]) -> None:
+    """Containers give the same memory each time: else an update in place would be lost."""
+    for first, second, name in zip(values, again, names, strict=True):
+        both = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
+        if first is not second and not (both and np.shares_memory(first, second)):
+            raise TypeError(
+                f"parameter {name!r} is another object at each look: its container makes copies,"
+                " and a step in place would be lost; pass dict(params), and keep that"
+            )
 
 
 def _full_like(param: Array, value: float) -> Array:
@@ -183,13 +209,40 @@ def _is_ndarray(value: object) -> bool:
 
 
 def check_places(
-    names: Sequence[str], params: Sequence[Array], states: Sequence[Sequence[Array | None]]
+    names: Sequence[str],
+    params: Sequence[Array],
+    state_names: Sequence[Sequence[str]],
+    states: Sequence[Sequence[Array | None]],
 ) -> Written:
     """Where a step writes, if no two of the arrays that it writes overlap."""
     arrays, places = list(params), [f"parameter {name!r}" for name in names]
-    for name, state in zip(names, states, strict=True):
-        for slot, array in enumerate(state):
+    for name, slots, state in zip(names, state_names, states, strict=True):
+        for slot, array in zip(slots, state, strict=True):
             if array is not None:
                 arrays.append(array)
-                places.append(f"state {slot} of {name!r}")
+                places.append(f"{slot} of {name!r}")
     return check_written(arrays, places)
+
+
+class State(Mapping[str, Mapping[str, Array]]):
+    """The state arrays: `opt.state[name]["exp_avg"]`. A read-only mapping of read-only mappings."""
+
+    def __init__(self, lists: Mapping[Any, ParameterList]) -> None:
+        self._where = {name: (p, i) for p in lists.values() for i, name in enumerate(p.names)}
+
+    def __getitem__(self, name: str) -> Mapping[str, Array]:
+        try:
+            parameters, i = self._where[name]
+        except KeyError:
+            known = [str(key) for key in self._where]
+            raise KeyError(f"no parameter {name!r}{unknown_name(str(name), known)}") from None
+        return parameters.state_of(i)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __repr__(self) -> str:
+        return f"State({ {name: list(self[name]) for name in self} })"

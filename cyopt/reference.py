@@ -86,8 +86,13 @@ class Plan:
         """Never, likewise."""
         return False
 
-    def run(self, grads: Sequence[Array | None]) -> None:
-        """One step; None skips a parameter."""
+    def run(
+        self,
+        grads: Sequence[Array | None],
+        steps: np.ndarray[Any, np.dtype[np.int64]],
+        now: int,
+    ) -> None:
+        """One step; None skips a parameter. Counts it: `steps[0]` becomes at least `now`."""
         for i, grad in enumerate(grads):
             if grad is None:
                 continue
@@ -95,3 +100,4 @@ class Plan:
             update(self._params[i], grad, self._states[i], scalars)
         for i, grad in enumerate(grads):
             self._counts[i] += grad is not None
+        steps[0] = max(steps[0], now)

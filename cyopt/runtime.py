@@ -58,6 +58,8 @@ def set_num_threads(n: int | None) -> None:
         raise TypeError(f"n is {n!r}; expected an integer or None")
     if n is not None and n < 1:
         raise ValueError(f"n is {n}; expected at least 1, or None for what the machine allows")
+    if n is not None and n > _cpu.MAX_TEAM:
+        raise ValueError(f"n is {n}; expected at most {_cpu.MAX_TEAM}, the most this build can use")
     _cpu.set_config(num_threads=int(n or 0))
 
 
@@ -120,7 +122,7 @@ def info() -> Info:
 def thread_limit(environment: Mapping[str, str], quota: int) -> int:
     """The most threads that OMP_NUM_THREADS (its first number), the quota and the CPUs allow."""
     first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    asked = int(first) if first.isdecimal() else 0
+    asked = int(first) if first.isdecimal() and len(first) < 10 else 0
     return min(n for n in (asked, quota, os.cpu_count() or 1) if n > 0)
 
 

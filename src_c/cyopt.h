@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #define CYOPT_MAX_STATE 3
+#define CYOPT_MAX_TEAM 256 /* threads of a step */
 
 enum cyopt_dtype { CYOPT_FLOAT32, CYOPT_FLOAT64, CYOPT_N_DTYPES };
 

@@ -2,8 +2,6 @@
 #ifndef CYOPT_POOL_H
 #define CYOPT_POOL_H
 
-#define CYOPT_MAX_TEAM 64
-
 /* Calls task(arg, 0) in this thread and offers task(arg, id), id = 1, ..., n - 1, to others. When
  * task(arg, 0) returns, all work must be taken: helpers that have not started by then are sent back
  * to sleep, and those that have are waited for. */

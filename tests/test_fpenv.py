@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,13 @@ x86_64 = pytest.mark.skipif(
 # Python computes too, so C sets the register, calls back and reads it.
 HELPER = """
 #include <xmmintrin.h>
-void *PyObject_CallOneArg(void *function, void *argument);
+void *PyObject_CallFunctionObjArgs(void *function, ...);
 void Py_DecRef(void *object);
 unsigned call_under(unsigned mxcsr, void *function, void *argument)
 {
     const unsigned saved = _mm_getcsr();
     _mm_setcsr(mxcsr);
-    void *result = PyObject_CallOneArg(function, argument);
+    void *result = PyObject_CallFunctionObjArgs(function, argument, (void *)0);
     const unsigned after = _mm_getcsr();
     _mm_setcsr(saved);
     Py_DecRef(result);
@@ -131,9 +132,9 @@ def arrays(seed, dtype, sizes=(100, 33)):
     return [rng.standard_normal(size).astype(dtype) for size in sizes]
 
 
-def plan_of(opt):
-    """The plan of an optimizer after a step: running it is a step without Python's own sums."""
-    return opt._lists[None]._plan
+def run_of(opt):
+    """A function of the gradients: a step by the last one's plan, no sums of Python's own."""
+    return partial(opt._lists[None]._plan.run, steps=np.zeros(1, np.int64), now=1)
 
 
 @x86_64
@@ -146,7 +147,7 @@ def test_mxcsr_is_what_it_was(call_under, mxcsr, subnormals):
     for cls in cyopt.ALL:
         opt = cls([np.zeros(7)], lr=0.1)
         opt.step(grads)
-        assert call_under(mxcsr, plan_of(opt).run, grads) == mxcsr
+        assert call_under(mxcsr, run_of(opt), grads) == mxcsr
         assert call_under(mxcsr, opt.step, grads) & ~STICKY == mxcsr & ~STICKY
 
 
@@ -182,14 +183,16 @@ def test_the_bits_do_not_depend_on_the_caller(call_under, formula, dtype):
 @pytest.mark.parametrize("subnormals", SUBNORMALS)
 def test_a_caller_whose_exceptions_trap(helper_path, subnormals):
     code = f"""if True:
-        import ctypes, numpy as np, cyopt
+        import ctypes, functools, numpy as np, cyopt
         call_under = ctypes.PyDLL({str(helper_path)!r}).call_under
         call_under.argtypes = [ctypes.c_uint, ctypes.py_object, ctypes.py_object]
         cyopt.set_subnormals({subnormals!r})
         grads = [np.array([0.0, 1e300, 1e-310, np.inf, np.nan, 1 / 3])]
         opt = cyopt.Adam([np.zeros(6)], lr=0.1, eps=0.0)
         opt.step(grads)
-        print(call_under(0, opt._lists[None]._plan.run, grads))
+        plan = opt._lists[None]._plan
+        run = functools.partial(plan.run, steps=np.zeros(1, np.int64), now=1)
+        print(call_under(0, run, grads))
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
