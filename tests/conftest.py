@@ -4,6 +4,8 @@ import pytest
 
 from cyopt import _cpu
 
+pytest.register_assert_rewrite("models", "same_bits")  # their failures show the values too
+
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="the whole of every matrix, and installs")
