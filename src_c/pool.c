@@ -90,14 +90,16 @@ static void watch_for_forks(void)
     pthread_atfork(NULL, NULL, reset_in_child);
 }
 
-/* Signals are for the threads of the program, not for helpers. The lock is held. */
+/* Signals are for the threads of the program, not for helpers, but for faults: those must reach
+ * the handler that reports them. The lock is held. */
 static void start_helpers(int wanted)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch_for_forks);
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    sigset_t others, before;
+    sigfillset(&others);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        sigdelset(&others, faults[i]);
+    pthread_sigmask(SIG_BLOCK, &others, &before);
     for (pthread_t thread; pool.helpers < wanted; pool.helpers++) {
         if (pthread_create(&thread, NULL, help, NULL) != 0)
             break; /* with fewer helpers the caller does more */
@@ -108,6 +110,8 @@ static void start_helpers(int wanted)
 
 void cyopt_pool_run(int n, void (*task)(void *arg, int id), void *arg)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_for_forks); /* not under the lock: a fork here leaves it free */
     pthread_mutex_lock(&pool.lock);
     if (pool.in_use) { /* by another thread's step: that program is parallel already */
         pthread_mutex_unlock(&pool.lock);

@@ -16,9 +16,10 @@
 #define TILE_BYTES 32768 /* of a strided gradient: with the other streams, about an L2 cache */
 
 struct share {
-    _Atomic ptrdiff_t next; /* first line that nobody has taken */
+    /* First line that nobody has taken; alone in a cache line, as other threads take from others.
+     */
+    _Alignas(LINE_BYTES) _Atomic ptrdiff_t next;
     ptrdiff_t end;
-    char padding[LINE_BYTES - 2 * sizeof(ptrdiff_t)]; /* a share's counter is its owner's line */
 };
 
 struct step {
@@ -62,7 +63,10 @@ static void run_elements(cyopt_kernel *kernel, const struct cyopt_array *array, 
     const ptrdiff_t itemsize = item_bytes(array);
     const int dense = array->grad_ndim == 0;
     const ptrdiff_t part = dense ? end - first : TILE_BYTES / itemsize;
-    double tile[TILE_BYTES / sizeof(double)];
+    union {
+        _Alignas(LINE_BYTES) float f32[TILE_BYTES / 4];
+        double f64[TILE_BYTES / 8];
+    } tile;
     for (; first < end; first += part) {
         const ptrdiff_t n = end - first < part ? end - first : part, offset = first * itemsize;
         const void *grad = (const char *)array->grad + offset;
@@ -70,8 +74,8 @@ static void run_elements(cyopt_kernel *kernel, const struct cyopt_array *array, 
         for (int j = 0; j < CYOPT_MAX_STATE; j++)
             state[j] = advance(array->state[j], offset);
         if (!dense) {
-            cyopt_gather(array, first, n, tile);
-            grad = tile;
+            cyopt_gather(array, first, n, &tile);
+            grad = &tile;
         }
         kernel(n, advance(array->param, offset), grad, state, scalars);
     }
