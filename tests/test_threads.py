@@ -248,7 +248,11 @@ FORK = """
         return params[0]
 
     def child(expected):
-        os._exit(0 if np.array_equal(train(), expected) else 1)
+        same = np.array_equal(train(), expected)
+        helped = not os.path.exists("/proc/self/task") or len(os.listdir("/proc/self/task")) == (
+            2 if _cpu.HAS_THREADS else 1
+        )
+        os._exit(0 if same and helped else 1)
 
     def fork(work, *args):
         pid = os.fork()
