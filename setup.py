@@ -1,4 +1,4 @@
-"""Builds the one extension module: the C kernels of src_c and their Cython binding.
+"""Builds the extension module, the C kernels of src_c and their binding, and two for the benchmark.
 
 CYOPT_NO_THREADS=1 builds without threads. No OpenMP is used: src_c/pool.c says why.
 """
@@ -28,29 +28,44 @@ MSVC_FLAGS = ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise"]
 
 
 class BuildExt(build_ext):
-    """Flags by compiler."""
+    """Flags by compiler; a folder for each extension, as two are made of the same C files."""
 
-    def build_extensions(self) -> None:
+    def build_extension(self, extension: Extension) -> None:
         msvc = self.compiler.compiler_type == "msvc"
-        for extension in self.extensions:
-            extension.extra_compile_args = MSVC_FLAGS if msvc else UNIX_FLAGS
-            extension.extra_link_args = [] if msvc else ["-pthread"]
-        super().build_extensions()
+        extension.extra_compile_args = MSVC_FLAGS if msvc else UNIX_FLAGS
+        extension.extra_link_args = [] if msvc else ["-pthread"]
+        shared, self.build_temp = self.build_temp, str(Path(self.build_temp, extension.name))
+        super().build_extension(extension)
+        self.build_temp = shared
 
 
-macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
-if os.environ.get("CYOPT_NO_THREADS", "0") != "0":
-    macros.append(("CYOPT_NO_THREADS", "1"))
+def extension(name: str, pyx: str, sources: list[str], macros: list[str]) -> Extension:
+    """An extension module of the package."""
+    return Extension(
+        name,
+        [pyx, *sources],
+        include_dirs=["src_c", np.get_include()],
+        depends=[*HEADERS, "cyopt/_cpu.pyx"],
+        define_macros=[
+            ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
+            *((name, "1") for name in macros),
+        ],
+    )
 
-extension = Extension(
-    "cyopt._cpu",
-    ["cyopt/_cpu.pyx", *SOURCES],
-    include_dirs=["src_c", np.get_include()],
-    depends=HEADERS,
-    define_macros=macros,
-)
+
+threads = ["CYOPT_NO_THREADS"] if os.environ.get("CYOPT_NO_THREADS", "0") != "0" else []
+BENCH = "cyopt/bench"
 setup(
-    ext_modules=cythonize([extension], build_dir="build"),
+    ext_modules=cythonize(
+        [
+            extension("cyopt._cpu", "cyopt/_cpu.pyx", SOURCES, threads),
+            # What `python -m cyopt bench` compares with: the same code with other rules, and a
+            # copy that shares none of it.
+            extension("cyopt.bench._twin", f"{BENCH}/_twin.pyx", SOURCES, [*threads, "CYOPT_TWIN"]),
+            extension("cyopt.bench._roof", f"{BENCH}/_roof.pyx", [], []),
+        ],
+        build_dir="build",
+    ),
     cmdclass={"build_ext": BuildExt},
     include_package_data=False,  # the wheel has what package-data names, not the sources
 )

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from cyopt import __version__, demo, info
+from cyopt import __version__, bench, demo, info
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,10 +16,13 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_arguments(
         commands.add_parser("demo", help="train on handwritten digits, against NumPy's optimizers")
     )
+    bench.add_arguments(commands.add_parser("bench", help="how fast a step is, and against what"))
     commands.add_parser("info", help="what runs here: the first lines of a bug report")
     arguments = parser.parse_args(argv)
     if arguments.command == "demo":
         return demo.main(arguments)
+    if arguments.command == "bench":
+        return bench.main(arguments)
     print(info())
     return 0
 

@@ -1,0 +1,86 @@
+"""`python -m cyopt bench`: how fast a step is, against NumPy and against memory.
+
+This module imports nothing but the standard library, so that `--help` and the message about what is
+missing work everywhere; the rest needs `pip install "cyopt[bench]"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_arguments", "main"]
+
+LIBRARIES = {
+    "cpuinfo": "py-cpuinfo",
+    "matplotlib": "matplotlib",
+    "psutil": "psutil",
+    "rich": "rich",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the benchmark's arguments on a parser of the caller's."""
+    parser.description = (
+        "Time one optimizer step: NumPy as people write it, NumPy without temporaries, cyopt with"
+        " each instruction set, and the traffic twin, which moves the same bytes and computes next"
+        " to nothing; for each rule, dtype and size, and for the parameter lists of real models, on"
+        " one thread and on all. Each result is checked first, and a wrong one is not timed."
+    )
+    parser.epilog = (
+        "The exit code is 0, or 1 if a result was wrong or a library is missing"
+        ' (pip install "cyopt[bench]").'
+    )
+    add = parser.add_argument
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="WHAT",
+        help="any of: rules (adam), dtypes (float32), sizes (10M), models (resnet50), threads (1t,"
+        " all), such as --only adam float32 1M 10M 1t; what is not restricted is all measured",
+    )
+    add("--quick", action="store_true", help="a few cases, less exactly, in under 30 seconds")
+    add("--json", type=_file(".json"), metavar="FILE", help="where to save every measurement")
+    add("--plot", type=_file(".png"), metavar="FILE", help="where to save the pictures")
+
+
+def main(args: argparse.Namespace, more: Sequence[Any] = ()) -> int:
+    """Runs the benchmark, with `more` implementations than cyopt's own; returns the exit code."""
+    missing = [name for module, name in LIBRARIES.items() if not _importable(module)]
+    if missing:
+        print(
+            f"cyopt bench needs {', '.join(missing)}, which cannot be imported here."
+            ' Install what it needs:\n\n    pip install "cyopt[bench]"',
+            file=sys.stderr,
+        )
+        return 1
+    from cyopt.bench import app
+
+    return app.run(args, more)
+
+
+def _importable(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def _file(ending: str) -> Any:
+    """The type of an argument, refused before the measurement and not after it."""
+
+    def check(text: str) -> Path:
+        path = Path(text)
+        if path.suffix != ending:
+            raise argparse.ArgumentTypeError(f"{text!r} does not end in {ending}")
+        if not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
+        return path
+
+    return check

@@ -1,0 +1,146 @@
+"""What is measured: implementations of one step, each over the arrays of a case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import cyopt
+from cyopt import _cpu
+from cyopt.bench import _roof, _twin
+from cyopt.bench.cases import LR, Array, Case
+from cyopt.demo import as_written, in_place
+
+
+@dataclass
+class Subject:
+    """One implementation at one thread count: a statement to time, and the result to check."""
+
+    name: str
+    statement: str
+    namespace: dict[str, Any]  # the names in `statement`
+    threads: int = 1
+    start: Callable[[], None] = lambda: None  # begins anew, with zero state, before the check
+    prepare: Callable[[], None] = lambda: None  # before each use, not timed: sets the threads
+    results: Callable[[], Sequence[Array]] | None = None  # the parameters; None: nothing to check
+    exact: bool = False  # the results must have the same bits as the reference's
+
+
+# Makes the subjects of one implementation for a case and the thread counts that are asked for;
+# none for a rule, dtype or thread count that it cannot do.
+Implementation = Callable[[Case, Sequence[int]], Iterable[Subject]]
+
+CYOPT, TWIN, COPY, TRIAD = "cyopt", "traffic twin", "memcpy", "triad"
+_ROOF_FROM = 1_000_000  # elements; below, starting Python's threads takes longer than the copy
+
+
+def numpy_as_written(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
+    """The formula as NumPy code usually has it, with temporaries."""
+    return _numpy(case, threads, "NumPy as written", as_written)
+
+
+def numpy_in_place(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
+    """The formula without temporaries: every operation with `out=`."""
+    return _numpy(case, threads, "NumPy with out=", in_place)
+
+
+_NUMPY = {
+    "sgd": "SGD",
+    "momentum": "Momentum",
+    "adagrad": "AdaGrad",
+    "rmsprop": "RMSProp",
+    "adam": "Adam",
+}
+
+
+def _numpy(case: Case, threads: Sequence[int], name: str, module: Any) -> Iterable[Subject]:
+    if 1 not in threads or case.rule.name not in _NUMPY:
+        return
+    params = {str(i): param for i, param in enumerate(case.params)}
+    names: dict[str, Any] = {"grads": {str(i): grad for i, grad in enumerate(case.grads)}}
+    cls = getattr(module, _NUMPY[case.rule.name])
+
+    def start() -> None:
+        names["opt"] = cls(params, LR)
+
+    yield Subject(name, "opt.step(grads)", names, start=start, results=lambda: case.params)
+
+
+def cyopt_by_isa(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
+    """Cyopt with each instruction set that this machine has; all share one optimizer's state."""
+    names: dict[str, Any] = {"grads": case.grads}
+
+    def start() -> None:
+        names["opt"] = case.rule.optimizer(case.params)
+
+    def prepare(isa: str, n: int) -> None:
+        cyopt.set_isa(isa)
+        cyopt.set_num_threads(n)
+
+    for isa in _cpu.ISAS_AVAILABLE:
+        for n in threads:
+            yield Subject(
+                f"{CYOPT} {isa}",
+                "opt.step(grads)",
+                names,
+                n,
+                start,
+                partial(prepare, isa, n),
+                results=lambda: case.params,
+                exact=True,
+            )
+
+
+def traffic_twin(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
+    """The same loop, threads and bytes as cyopt, with next to no arithmetic: see src_c/twins.h."""
+    optimizer = case.rule.optimizer(case.params)
+    optimizer.use_plan(_twin.Plan)
+    names = {"opt": optimizer, "grads": case.grads}
+    for n in threads:
+        prepare = partial(_twin.set_config, num_threads=n)
+        yield Subject(TWIN, "opt.step(grads)", names, n, prepare=prepare)
+
+
+def roof(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
+    """The step's bytes moved by memcpy, and by STREAM's triad: what this memory gives others."""
+    if case.workload.elements < _ROOF_FROM:
+        return
+    memory = np.ones(case.bytes // 8)
+    for n in threads:
+        for name, work, parts in ((COPY, _roof.copy, 2), (TRIAD, _triad, 3)):
+            size = memory.size // parts
+            streams = [memory[i * size : (i + 1) * size] for i in range(parts)]
+            yield _parallel(name, work, streams, n)
+
+
+def _triad(a: Array, b: Array, c: Array) -> None:
+    _roof.triad(a, b, c, 3.0)
+
+
+def _parallel(name: str, work: Any, streams: list[Array], n: int) -> Subject:
+    """`work` over n equal parts of the streams, each on a Python thread of its own."""
+    if work is _roof.copy:
+        streams = [stream.view(np.uint8) for stream in streams]
+    cut = math.ceil(streams[0].size / n / 64) * 64
+    parts = [[s[i * cut : (i + 1) * cut] for s in streams] for i in range(n)]
+    if n == 1:
+        return Subject(name, "work(*part)", {"work": work, "part": parts[0]})
+    pool = ThreadPoolExecutor(n)
+    names: dict[str, Any] = {"pool": pool, "work": work, "parts": parts}
+    statement = "list(pool.map(lambda part: work(*part), parts))"
+    return Subject(name, statement, names, n)
+
+
+OWN: list[Implementation] = [
+    numpy_as_written,
+    numpy_in_place,
+    cyopt_by_isa,
+    traffic_twin,
+    roof,
+]

@@ -1,0 +1,138 @@
+"""One case after the other: make, check, time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from timeit import Timer
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+
+from cyopt.bench.cases import CHECKED_STEPS, Case
+from cyopt.bench.implementations import Implementation, Subject
+from cyopt.bench.timing import Effort, measure, median, spread
+from cyopt.bench.workloads import Workload
+
+# An update agrees with the reference if no parameter is off by more than this part of the largest
+# change. Other orders of operations, and parameters that are a thousand times the change, leave
+# about 1e-4 in float32; a wrong formula is off by 1e-2 and more after two steps.
+TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
+
+_ARRAYS_IN_MEMORY = 12  # of a case's size: its own, its implementations' state and temporaries
+
+
+@dataclass(frozen=True)
+class Record:
+    """One implementation in one case. `seconds` has a step's time in each round."""
+
+    rule: str
+    dtype: str
+    workload: str
+    arrays: int
+    elements: int
+    bytes: int
+    implementation: str
+    threads: int
+    statement: str
+    error: float | None  # largest deviation, as a part of the largest change; None: not checked
+    same_bits: bool | None
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        """Seconds of one step."""
+        return median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """The distance of the quartiles of `seconds`, as a part of the median."""
+        return spread(self.seconds)
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """The bytes that the rule must move, over the median time."""
+        return self.bytes / self.median / 1e9
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, with what can be computed from the rest."""
+        return {**asdict(self), "median": self.median, "spread": self.spread}
+
+
+class Wrong(NamedTuple):
+    """An implementation whose result was not the reference's: it is not timed."""
+
+    case: str
+    implementation: str
+    error: float
+
+
+def fits(workload: Workload, dtype: str) -> bool:
+    """Whether the machine has memory for a case."""
+    needed = workload.elements * np.dtype(dtype).itemsize * _ARRAYS_IN_MEMORY
+    return bool(needed < psutil.virtual_memory().available)
+
+
+def run_case(
+    case: Case,
+    implementations: Iterable[Implementation],
+    threads: Sequence[int],
+    effort: Effort,
+    advance: Callable[[], None],
+) -> tuple[list[Record], list[Wrong]]:
+    """The records of all implementations that give the right result, and those that do not."""
+    right: list[tuple[Subject, float | None, bool | None]] = []
+    wrong = []
+    for implementation in implementations:
+        for subject in implementation(case, threads):
+            error, same_bits = _check(subject, case)
+            if error is not None and not (same_bits or error <= _tolerance(subject, case)):
+                wrong.append(Wrong(str(case), subject.name, error))
+            else:
+                right.append((subject, error, same_bits))
+    subjects = [subject for subject, _, _ in right]
+    seconds = measure(subjects, effort, advance)
+    records = [
+        _record(case, *checked, samples) for checked, samples in zip(right, seconds, strict=True)
+    ]
+    return records, wrong
+
+
+def _check(subject: Subject, case: Case) -> tuple[float | None, bool | None]:
+    """The error of some steps from the start, and whether it is none."""
+    case.reset()
+    subject.start()
+    if subject.results is None:
+        return None, None
+    subject.prepare()
+    Timer(subject.statement, globals=subject.namespace).timeit(CHECKED_STEPS)
+    results = subject.results()
+    return case.error(results), case.same_bits(results)
+
+
+def _tolerance(subject: Subject, case: Case) -> float:
+    return 0.0 if subject.exact else TOLERANCE[case.dtype.name]
+
+
+def _record(
+    case: Case,
+    subject: Subject,
+    error: float | None,
+    same_bits: bool | None,
+    seconds: list[float],
+) -> Record:
+    return Record(
+        rule=case.rule.name,
+        dtype=case.dtype.name,
+        workload=case.workload.name,
+        arrays=len(case.workload.shapes),
+        elements=case.workload.elements,
+        bytes=case.bytes,
+        implementation=subject.name,
+        threads=subject.threads,
+        statement=subject.statement,
+        error=error,
+        same_bits=same_bits,
+        seconds=seconds,
+    )

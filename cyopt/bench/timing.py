@@ -1,0 +1,74 @@
+"""Timing: all subjects of a case in turn, round after round, so that all see the same machine."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from timeit import Timer
+from typing import NamedTuple
+
+from cyopt.bench.implementations import Subject
+
+
+class Effort(NamedTuple):
+    """How long to measure."""
+
+    rounds: int  # of all subjects, at most
+    least: int  # rounds of a subject whose budget is used up
+    sample: float  # seconds in one round
+    budget: float  # seconds of one subject in one case
+
+
+FULL = Effort(rounds=15, least=5, sample=4e-3, budget=2.5)
+QUICK = Effort(rounds=5, least=3, sample=2e-3, budget=0.2)
+
+_WARMED_BY_ITSELF = 20e-3  # seconds: a longer sample is not changed by what lay in the caches
+
+
+def measure(
+    subjects: Sequence[Subject], effort: Effort, advance: Callable[[], None]
+) -> list[list[float]]:
+    """Seconds of one call, for each subject and each of its rounds.
+
+    A subject's sample is as many calls as take `effort.sample`, after one call that brings its data
+    back into the caches. Subjects that take long have fewer rounds. `advance` is called after each.
+    """
+    timers = [Timer(s.statement, globals=s.namespace) for s in subjects]
+    calls = [_calibrate(s, t, effort) for s, t in zip(subjects, timers, strict=True)]
+    seconds: list[list[float]] = [[] for _ in subjects]
+    for _ in range(effort.rounds):
+        for subject, timer, n, samples in zip(subjects, timers, calls, seconds, strict=True):
+            if len(samples) < effort.least or sum(samples) * n < effort.budget:
+                subject.prepare()
+                if not samples or samples[-1] * n < _WARMED_BY_ITSELF:
+                    timer.timeit(1)
+                samples.append(timer.timeit(n) / n)
+        advance()
+    return seconds
+
+
+def _calibrate(subject: Subject, timer: Timer, effort: Effort) -> int:
+    """Calls that together take about `effort.sample`."""
+    subject.prepare()
+    timer.timeit(1)
+    n, seconds = 1, timer.timeit(1)
+    while seconds < effort.sample / 2 and n < 1_000_000:
+        n = max(2 * n, min(100 * n, int(n * effort.sample / max(seconds, 1e-9))))
+        seconds = timer.timeit(n)
+    return n
+
+
+def median(values: Sequence[float]) -> float:
+    """The value in the middle."""
+    return statistics.median(values)
+
+
+def spread(values: Sequence[float]) -> float:
+    """The distance of the quartiles, as a part of the median."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / middle
+
+
+def ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    """The median of one / other over the rounds that both have: what drifts hits both alike."""
+    return median([a / b for a, b in zip(one, other, strict=False)])

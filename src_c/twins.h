@@ -1,0 +1,27 @@
+/* The traffic twin of every rule: the same reads and writes, each read consumed by one addition.
+ * Compiled in the place of rules.h (CYOPT_TWIN), with the same loop, cuts and threads, it is the
+ * speed that a rule could have if its arithmetic were free: what `python -m cyopt bench` measures
+ * the rules against.
+ *
+ * A rule stores only the state that its variant uses; the other additions disappear. */
+static CYOPT_INLINE real NAME(prologue)(real p, real g, const NAME(scalars) h, int coupled)
+{
+    (void)p, (void)h, (void)coupled;
+    return g;
+}
+
+#define TWIN(name)                                                                                 \
+    RULE(name, state0, state1, state2)                                                             \
+    {                                                                                              \
+        (void)h, (void)variant;                                                                    \
+        *state0 = *state0 + g;                                                                     \
+        *state1 = *state1 + g;                                                                     \
+        *state2 = *state2 + g;                                                                     \
+        return p + g;                                                                              \
+    }
+TWIN(sgd)
+TWIN(momentum)
+TWIN(adagrad)
+TWIN(rmsprop)
+TWIN(adam)
+#undef TWIN
