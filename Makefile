@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := $(wildcard src_c/*) cyopt/_cpu.pyx $(wildcard cyopt/bench/*.pyx) setup.py pyproject.toml
+SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.pxi cyopt/bench/*.pyx) setup.py pyproject.toml
 # Without setuptools's warning that the folder cyopt may be imported from here: that is the purpose.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 

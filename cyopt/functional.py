@@ -215,9 +215,9 @@ def _step(
         as_grad(g, name, p.shape, p.dtype, written)
         for g, name, p in zip(grads, names, params, strict=True)
     ]
-    plan = _cpu.Plan(params, rows, [0] * len(params), counts, written)
+    plan = _cpu.Plan(params, rows, [0] * len(params), counts, np.zeros(1, np.int64), written)
     plan.set_hypers([hyper])
-    plan.run(checked, np.zeros(1, np.int64), 1)
+    plan.run(checked)
 
 
 def _as_lists(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cyopt import _cpu
 from cyopt.hyper import (
     CHOICES,
     FLAGS,
@@ -16,10 +17,11 @@ from cyopt.hyper import (
     PLAIN_NUMBERS,
     SWITCHES,
     Hyper,
+    Number,
+    Schedule,
     check_rounded,
     checked,
     checked_number,
-    is_scheduled,
     unknown_name,
 )
 
@@ -44,9 +46,11 @@ class Group:
     """
 
     rule: str  # of cyopt.rules.RULES
-    scheduled: bool  # a number is a schedule
-    version: int  # counts the changes
+    version: _cpu.Version  # counts the changes
+    schedules: Mapping[str, tuple[str, Schedule]]  # field of Hyper -> its name here, and schedule
     _values: dict[str, Any]
+    _constant: Hyper  # with 0 for what is scheduled
+    _checked: set[np.dtype[Any]]  # the dtypes to which `_constant` can be rounded
     _rule_of: Callable[[Mapping[str, Any]], str]
 
     def __init__(
@@ -54,13 +58,23 @@ class Group:
     ) -> None:
         own = {name: checked(name, value) for name, value in values.items()}
         _check_together(own)
-        self.__dict__.update(_rule_of=rule_of, rule=rule_of(own))
+        self.__dict__.update(_rule_of=rule_of, rule=rule_of(own), version=_cpu.Version())
         self._set(own)
 
     def _set(self, values: dict[str, Any]) -> None:
-        scheduled = any(is_scheduled(value) for value in values.values())
-        version = self.__dict__.get("version", 0) + 1
-        self.__dict__.update(_values=values, scheduled=scheduled, version=version)
+        numbers = _numbers(values)
+        schedules = {field: number for field, number in numbers.items() if callable(number[1])}
+        decay = values["weight_decay_order"] if values["decoupled_weight_decay"] else "coupled"
+        constant = Hyper(
+            rule=self.rule,
+            decay=decay,
+            **{name: values[name] for name in SWITCHES if name in values},
+            **{field: 0.0 if field in schedules else x for field, (_, x) in numbers.items()},
+        )
+        self.__dict__.update(
+            _values=values, schedules=schedules, _constant=constant, _checked=set()
+        )
+        self.version.change()
 
     def values(self) -> Mapping[str, Any]:
         """All hyperparameters by name."""
@@ -121,23 +135,25 @@ class Group:
 
     def at(self, steps: int, dtypes: Iterable[np.dtype[Any]] = ()) -> Hyper:
         """The numbers after `steps` completed steps, all schedules evaluated and checked."""
-        v = self._values
-
-        def number(name: str, value: Any) -> float:
-            return checked_number(name, value(steps)) if callable(value) else float(value)
-
-        fields: dict[str, Any] = {n: v[n] for n in SWITCHES if n in v}
-        fields.update({n: number(n, v[n]) for n in PLAIN_NUMBERS if n in v})
-        if "betas" in v:
-            fields["beta1"] = number("betas[0]", v["betas"][0])
-            fields["beta2"] = number("betas[1]", v["betas"][1])
-        if "alpha" in v:
-            fields["beta2"] = number("alpha", v["alpha"])
-        decay = v["weight_decay_order"] if v["decoupled_weight_decay"] else "coupled"
-        hyper = Hyper(rule=self.rule, decay=decay, **fields)
+        hyper, schedules = self._constant, self.schedules
+        if schedules:
+            now = {f: checked_number(name, x(steps)) for f, (name, x) in schedules.items()}
+            hyper = hyper._replace(**now)
         for dtype in dtypes:
-            check_rounded(hyper, dtype)
+            if schedules or dtype not in self._checked:
+                check_rounded(hyper, dtype)
+                self._checked.add(dtype)
         return hyper
+
+
+def _numbers(v: Mapping[str, Any]) -> dict[str, tuple[str, Number]]:
+    """Field of Hyper -> the name of the hyperparameter, and its number or schedule."""
+    numbers = {name: (name, v[name]) for name in PLAIN_NUMBERS if name in v}
+    if "betas" in v:
+        numbers["beta1"], numbers["beta2"] = zip(("betas[0]", "betas[1]"), v["betas"], strict=True)
+    if "alpha" in v:
+        numbers["beta2"] = "alpha", v["alpha"]
+    return numbers
 
 
 def _check_together(v: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from cyopt import _cpu, checkpoint, conventions, trees
 from cyopt.group import Group, OneGroup, format_values
 from cyopt.hyper import Hyper, unknown_name
-from cyopt.parameters import ParameterList, State, check_lasting
+from cyopt.parameters import ParameterList, State, Versions, check_lasting
 from cyopt.rules import RULES
 
 Self = TypeVar("Self", bound="Optimizer")
@@ -32,12 +32,10 @@ class Optimizer:
         "_given",
         "_grouped",
         "_groups",
-        "_hypers",
         "_lists",
         "_plan_type",
         "_steps",
         "_structure",
-        "_versions",
         "_waiting",
     )
     _SAVED = tuple(name for name in __slots__ if name not in ("__weakref__", "_gate"))
@@ -63,8 +61,6 @@ class Optimizer:
         self._plan_type: type[Any] = _cpu.Plan
         self._lists: dict[Hashable, ParameterList] = {}  # None: of `step`; else a key of `update`
         self._waiting: dict[str, Any] = {}  # loaded state whose parameters are not there yet
-        self._hypers: list[Hyper] = []  # of the last step, made of
-        self._versions: list[int] = []  # these versions of the groups
         self._gate = _cpu.Gate()
         self._bound = params is not None
         self._grouped = _is_groups(params)
@@ -134,7 +130,11 @@ class Optimizer:
         return self._new_list(names, values, group_of)
 
     def _new_list(
-        self, names: Sequence[Any], values: Sequence[Any], group_of: Sequence[int]
+        self,
+        names: Sequence[Any],
+        values: Sequence[Any],
+        group_of: Sequence[int],
+        keyed: bool = False,
     ) -> ParameterList:
         state_names = [RULES[group.rule].state for group in self.groups]
         initial = [
@@ -142,7 +142,8 @@ class Optimizer:
             for group in self.groups
         ]
         with np.errstate(over="ignore"):
-            made = ParameterList(names, values, group_of, state_names, initial, self._plan_type)
+            like_all = (self._steps, self._plan_type, keyed)
+            made = ParameterList(names, values, group_of, state_names, initial, *like_all)
         for group in self.groups:
             group.at(self.steps, made.dtypes)
             group.check_initial(made.dtypes)
@@ -200,23 +201,33 @@ class Optimizer:
                 if self._bound
                 else "this optimizer is made without parameters: call step(grads, params)"
             )
+        if self._bound:
+            params = self._tree() if self._grouped else self._given
+        parameters = self._lists.get(None)
+        if (
+            parameters is None
+            or parameters.plan is None
+            or not parameters.plan.again(self._gate, params, grads, self._structure)
+        ):
+            self._step(params, grads)
+        return True
+
+    def _step(self, params: Any, grads: Any) -> None:
+        """A step that is not like the last one: all is looked at."""
         with self._gate:
-            now = self.steps + 1
+            before = self.steps
             new = None not in self._lists
             try:
                 if new:
                     self._begin(params)
                 parameters = self._lists[None]
-                hypers = self._hypers_at(now - 1, parameters)
+                hypers, versions = self._hypers_at(before, parameters)
                 tree = self._tree() if self._bound else params
-                values = trees.leaves(tree, self._structure, "params")
-                grads = trees.leaves(grads, self._structure, "grads")
-                parameters.step(values, grads, hypers, self._steps, now)
+                parameters.step(tree, grads, self._structure, hypers, versions)
             except BaseException:
-                if new and self.steps < now:
+                if new and self.steps == before:
                     self._lists.pop(None, None)
                 raise
-        return True
 
     def _begin(self, params: Any) -> None:
         """Take up the parameters that the first step is given."""
@@ -244,19 +255,29 @@ class Optimizer:
                 f"key is {key!r} and grad is a {type(grad).__name__}; expected a key that equals"
                 " itself, and an array: to skip a parameter, do not call update"
             )
+        parameters = self._lists.get(key)
+        if (
+            parameters is None
+            or parameters.plan is None
+            or not parameters.plan.again(self._gate, param, grad, None)
+        ):
+            self._update(key, param, grad)
+        return param
+
+    def _update(self, key: Hashable, param: Any, grad: Any) -> None:
+        """An update that is not like the last one of its key: all is looked at."""
         with self._gate:
-            parameters = self._lists.get(key) or self._new_list([key], [param], [0])
+            parameters = self._lists.get(key) or self._new_list([key], [param], [0], keyed=True)
             new = key not in self._lists
             before = int(parameters.counts[0])
             try:
                 self._lists[key] = parameters
-                hypers = self._hypers_at(before, parameters)
-                parameters.step([param], [grad], hypers, self._steps, before + 1)
+                hypers, versions = self._hypers_at(before, parameters)
+                parameters.step(param, grad, None, hypers, versions)
             except BaseException:
                 if new and parameters.counts[0] == before:
                     self._lists.pop(key, None)
                 raise
-        return param
 
     def __getstate__(self) -> dict[str, Any]:
         own = getattr(self, "__dict__", {})  # of a subclass
@@ -270,14 +291,14 @@ class Optimizer:
     def __copy__(self) -> NoReturn:
         raise TypeError("a shallow copy would share the state of this one; use copy.deepcopy")
 
-    def _hypers_at(self, steps: int, parameters: ParameterList) -> list[Hyper]:
-        """What a step after `steps` completed ones uses: the former list if nothing changed."""
-        versions = [group.version for group in self._groups]
-        if versions != self._versions or any(group.scheduled for group in self._groups):
-            dtypes = parameters.dtypes.union(*(other.dtypes for other in self._lists.values()))
-            self._hypers = [group.at(steps, dtypes) for group in self._groups]
-            self._versions = versions
-        return self._hypers
+    def _hypers_at(
+        self, steps: int, parameters: ParameterList
+    ) -> tuple[list[Hyper], Versions | None]:
+        """What a step after `steps` completed ones uses; with a schedule, only that one."""
+        versions = [(group.version, group.version.value) for group in self._groups]
+        scheduled = any(group.schedules for group in self._groups)
+        hypers = [group.at(steps, parameters.dtypes) for group in self._groups]
+        return hypers, None if scheduled else versions
 
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend; see `cyopt.reference`."""

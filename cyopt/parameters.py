@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cyopt import _cpu
+from cyopt import _cpu, trees
 from cyopt.arrays import (
     Array,
     Written,
@@ -22,6 +22,8 @@ from cyopt.arrays import (
 )
 from cyopt.hyper import Hyper, unknown_name
 
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+Versions = list[tuple[_cpu.Version, int]]  # of the groups, when their hypers were taken
 Initial = Mapping[str, float]  # state name -> its starting value; the order is the rule's
 
 
@@ -72,6 +74,9 @@ class ParameterList:
     """Parameters in a fixed order, each with a name, a group, its state and its own step count.
 
     `state_names[i]` lists the rule's state slots in order, "" where this variant uses none.
+    `steps` is the optimizer's counter, which a step counts up with its own: no signal handler can
+    run between the arrays' change and the counters'. With `keyed` it is the most that any list has
+    counted.
     """
 
     def __init__(
@@ -81,7 +86,9 @@ class ParameterList:
         group_of: Sequence[int],
         state_names: Sequence[Sequence[str]],
         initial: Sequence[Initial],
+        steps: Counts,
         plan_type: type[Any] = _cpu.Plan,
+        keyed: bool = False,
     ) -> None:
         distinct(names)
         arrays = as_params(values, names)
@@ -95,17 +102,17 @@ class ParameterList:
             for a, g in zip(arrays, group_of, strict=True)
         ]
         self.counts = np.zeros(len(names), np.int64)
+        self.steps, self.keyed = steps, keyed
         self.plan_type = plan_type
-        self._plan: Any = None
-        self._hypers: Sequence[Hyper] | None = None  # what the plan has
+        self.plan: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plan": None}
+        return {**self.__dict__, "plan": None}
 
     @property
     def team(self) -> int:
         """How many threads the last step was cut for."""
-        return self._plan.team if self._plan is not None else 1
+        return self.plan.team if self.plan is not None else 1
 
     @property
     def size(self) -> int:
@@ -119,7 +126,7 @@ class ParameterList:
 
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend."""
-        self.plan_type, self._plan = plan_type, None
+        self.plan_type, self.plan = plan_type, None
 
     def take_state(self, other: ParameterList) -> None:
         """Go on with the state and counts of `other`, whose parameters are this list's first."""
@@ -132,29 +139,29 @@ class ParameterList:
 
     def step(
         self,
-        values: Sequence[Any],
-        grads: Sequence[Any],
+        params: Any,
+        grads: Any,
+        structure: trees.Node | None,
         hypers: Sequence[Hyper],
-        steps: np.ndarray[Any, np.dtype[np.int64]],
-        now: int,
+        versions: Versions | None,
     ) -> None:
-        """One step in place, with one `Hyper` for each group: the same object while none changes.
-
-        `steps[0]`, the optimizer's counter, is `now` or more when it is done; no signal handler
-        can run between the arrays' change and the counters'.
+        """One step in place, with one `Hyper` for each group.
 
         The plan says whether all is as it was when it was checked; what is not is checked in full.
         """
-        if self._plan is None or not self._plan.same_params(values):
-            self._make_plan(values)
-        if not self._plan.plain_grads(grads):
-            grads = self._check_grads(grads)
-        if hypers is not self._hypers:
-            self._plan.set_hypers(hypers)
-            self._hypers = hypers
-        self._plan.run(grads, steps, now)
-        if not all(map(_is_ndarray, values)):
-            self._plan = None  # an address that a DLPack exporter gave is good for one step
+        plan = self.plan
+        if plan is not None:
+            plan.set_hypers(hypers, versions)
+            if plan.again(None, params, grads, structure):
+                return
+        values = trees.leaves(params, structure, "params")
+        given = trees.leaves(grads, structure, "grads")
+        if plan is None or not plan.same_params(values):
+            plan = self.plan = self._make_plan(values)
+            plan.set_hypers(hypers, versions)
+        plan.run(self._check_grads(given))
+        if not all(isinstance(value, np.ndarray) for value in values):
+            self.plan = None  # an address that a DLPack exporter gave is good for one step
 
     def params(self, values: Sequence[Any]) -> list[Array]:
         """The parameters as arrays, if they are what they were when their state was made."""
@@ -169,7 +176,7 @@ class ParameterList:
                 )
         return params
 
-    def _make_plan(self, values: Sequence[Any]) -> None:
+    def _make_plan(self, values: Sequence[Any]) -> Any:
         """Check where parameters and state lie in full, and make a plan for there."""
         params = self.params(values)
         states = [
@@ -177,8 +184,8 @@ class ParameterList:
             for state, slots in zip(self.state, self.state_names, strict=True)
         ]
         self._written = check_places(self.names, params, self.state_names, states)
-        self._plan = self.plan_type(params, states, self.group_of, self.counts, self._written)
-        self._hypers = None
+        counters = (self.counts, self.steps)
+        return self.plan_type(params, states, self.group_of, *counters, self._written, self.keyed)
 
     def _check_grads(self, grads: Sequence[Any]) -> list[Array | None]:
         """The gradients as arrays, checked in full."""
@@ -202,10 +209,6 @@ def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[s
 def _full_like(param: Array, value: float) -> Array:
     """A state array; zeros come from the system untouched, which is faster than writing them."""
     return np.full_like(param, value) if value else np.zeros_like(param)
-
-
-def _is_ndarray(value: object) -> bool:
-    return isinstance(value, np.ndarray)
 
 
 def check_places(

@@ -21,6 +21,8 @@ from cyopt import rules
 from cyopt.arrays import Array, Written
 from cyopt.hyper import Hyper
 
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+
 if TYPE_CHECKING:
     from cyopt.optimizer import Optimizer
 
@@ -67,32 +69,30 @@ class Plan:
         params: Sequence[Array],
         states: Sequence[Sequence[Array | None]],
         group_of: Sequence[int],
-        counts: np.ndarray[Any, np.dtype[np.int64]],
+        counts: Counts,
+        steps: Counts,
         written: Written,
+        keyed: bool = False,
     ) -> None:
         self._params, self._states, self._group_of = params, states, group_of
-        self._counts = counts
+        self._counts, self._steps, self._keyed = counts, steps, keyed
         self._hypers: Sequence[Hyper] = ()
 
-    def set_hypers(self, hypers: Sequence[Hyper]) -> None:
+    def set_hypers(self, hypers: Sequence[Hyper], versions: object = None) -> None:
         """What the groups use from the next step on."""
         self._hypers = hypers
 
-    def same_params(self, params: Sequence[Any]) -> bool:
+    def again(self, gate: object, params: Any, grads: Any, node: object) -> bool:
         """Never: for the reference everything is checked in full at each step."""
         return False
 
-    def plain_grads(self, grads: Sequence[Any]) -> bool:
+    def same_params(self, params: Sequence[Any]) -> bool:
         """Never, likewise."""
         return False
 
-    def run(
-        self,
-        grads: Sequence[Array | None],
-        steps: np.ndarray[Any, np.dtype[np.int64]],
-        now: int,
-    ) -> None:
-        """One step; None skips a parameter. Counts it: `steps[0]` becomes at least `now`."""
+    def run(self, grads: Sequence[Array | None]) -> None:
+        """One step; None skips a parameter. Then the counters."""
+        now = int(self._counts[0] if self._keyed else self._steps[0]) + 1
         for i, grad in enumerate(grads):
             if grad is None:
                 continue
@@ -100,4 +100,4 @@ class Plan:
             update(self._params[i], grad, self._states[i], scalars)
         for i, grad in enumerate(grads):
             self._counts[i] += grad is not None
-        steps[0] = max(steps[0], now)
+        self._steps[0] = max(self._steps[0], now)

@@ -114,7 +114,16 @@ struct cyopt_config {
     int max_threads;      /* limit for num_threads == 0, such as a cgroup's quota; 0: none */
     int flush_subnormals; /* run the loop with subnormals read and written as zero */
     ptrdiff_t grain;      /* a thread is added for each `grain` lines of 64 bytes of parameters */
+    uintptr_t kernels;    /* a cyopt_kernel_finder: whose kernels run; benchmarks have others */
 };
+
+/* Updates n elements of one dense parameter; state as in struct cyopt_array. */
+typedef void cyopt_kernel(ptrdiff_t n, void *param, const void *grad, void *const state[],
+                          const struct cyopt_scalars *scalars);
+
+/* The kernel of an instruction set, an element type and the rule of these scalars. */
+typedef cyopt_kernel *cyopt_kernel_finder(int isa, int dtype, const struct cyopt_scalars *scalars);
+cyopt_kernel_finder cyopt_find_kernel;
 
 /* Widest first; the last one is the ABI's baseline and always there. NULL past the end. */
 const char *cyopt_isa_name(int isa);

@@ -55,4 +55,5 @@ void cyopt_default_config(struct cyopt_config *config)
     config->max_threads = 0;
     config->flush_subnormals = 1;
     config->grain = CYOPT_DEFAULT_GRAIN;
+    config->kernels = (uintptr_t)cyopt_find_kernel;
 }

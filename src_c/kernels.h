@@ -4,10 +4,6 @@
 
 #include "cyopt.h"
 
-/* Updates n elements of one dense parameter; state as in struct cyopt_array. */
-typedef void cyopt_kernel(ptrdiff_t n, void *param, const void *grad, void *const state[],
-                          const struct cyopt_scalars *scalars);
-
 /* One kernel per rule, with coupled weight decay or without. */
 typedef cyopt_kernel *const (*cyopt_kernel_table)[2];
 
@@ -20,9 +16,6 @@ cyopt_kernel_table cyopt_kernels_avx512(enum cyopt_dtype dtype);
  * thread won from 256,000 elements of Adam in float32 on and from 1,000,000 of SGD, this is
  * between. */
 #define CYOPT_DEFAULT_GRAIN 32768
-
-/* dispatch.c */
-cyopt_kernel *cyopt_find_kernel(int isa, int dtype, const struct cyopt_scalars *scalars);
 
 /* scalars.c: cyopt_prepare() in the floating-point environment that is set. */
 void cyopt_compute_scalars(const struct cyopt_hyper *hyper, int64_t t,

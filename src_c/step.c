@@ -93,8 +93,9 @@ static void run_lines(const struct step *step, struct cursor *at, ptrdiff_t begi
         const ptrdiff_t to = end - at->base < lines ? end - at->base : lines;
         if (from < to) {
             const struct cyopt_scalars *scalars = &step->sets[array->set];
-            run_elements(cyopt_find_kernel(step->config->isa, array->dtype, scalars), array,
-                         from * per_line, to == lines ? array->size : to * per_line, scalars);
+            cyopt_kernel_finder *const find = (cyopt_kernel_finder *)step->config->kernels;
+            run_elements(find(step->config->isa, array->dtype, scalars), array, from * per_line,
+                         to == lines ? array->size : to * per_line, scalars);
         }
         if (end - at->base < lines)
             return;

@@ -71,7 +71,7 @@ def test_the_groups_could_be_replaced():
         opt.groups = []
     with pytest.raises(TypeError):
         opt.groups[0] = cyopt.Adam().groups[0]
-    for name in ("rule", "scheduled", "version"):
+    for name in ("rule", "schedules", "version"):
         with pytest.raises(AttributeError, match=name):
             setattr(opt.groups[0], name, 1)
     with pytest.raises(AttributeError):

@@ -134,7 +134,7 @@ def arrays(seed, dtype, sizes=(100, 33)):
 
 def run_of(opt):
     """A function of the gradients: a step by the last one's plan, no sums of Python's own."""
-    return partial(opt._lists[None]._plan.run, steps=np.zeros(1, np.int64), now=1)
+    return opt._lists[None].plan.run
 
 
 @x86_64
@@ -183,15 +183,15 @@ def test_the_bits_do_not_depend_on_the_caller(call_under, formula, dtype):
 @pytest.mark.parametrize("subnormals", SUBNORMALS)
 def test_a_caller_whose_exceptions_trap(helper_path, subnormals):
     code = f"""if True:
-        import ctypes, functools, numpy as np, cyopt
+        import ctypes, numpy as np, cyopt
         call_under = ctypes.PyDLL({str(helper_path)!r}).call_under
         call_under.argtypes = [ctypes.c_uint, ctypes.py_object, ctypes.py_object]
         cyopt.set_subnormals({subnormals!r})
         grads = [np.array([0.0, 1e300, 1e-310, np.inf, np.nan, 1 / 3])]
         opt = cyopt.Adam([np.zeros(6)], lr=0.1, eps=0.0)
         opt.step(grads)
-        plan = opt._lists[None]._plan
-        run = functools.partial(plan.run, steps=np.zeros(1, np.int64), now=1)
+        plan = opt._lists[None].plan
+        run = plan.run
         print(call_under(0, run, grads))
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

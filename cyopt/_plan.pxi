@@ -1,0 +1,313 @@
+# Included by _cpu.pyx: what a step is made of on its way from Python to `cyopt_step`.
+
+@cython.final
+cdef class Gate:
+    """Lets one step in at a time: `with gate:` raises where another is inside.
+
+    Compiled, so that no signal handler can run between entering and the `with` block.
+    """
+    cdef bint _taken
+
+    def __enter__(self):
+        if self._taken:
+            raise RuntimeError(
+                "this optimizer is in a step already, of another thread or of its own schedule;"
+                " use one optimizer for each thread"
+            )
+        self._taken = True
+
+    def __exit__(self, *exception):
+        self._taken = False
+
+
+@cython.final
+cdef class Version:
+    """Counts the changes of a group of hyperparameters, for the plans made of them."""
+    cdef readonly int64_t value
+
+    def __init__(self, int64_t value=0):
+        self.value = value
+
+    def change(self):
+        self.value += 1
+
+    def __reduce__(self):
+        return Version, (self.value,)
+
+
+cdef int ORDER = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
+
+# A step over fewer bytes of parameters keeps the GIL: about a microsecond, less than it can take
+# to get the GIL back from another thread.
+cdef ptrdiff_t GIL_BYTES = 16384
+
+
+@cython.final
+cdef class Plan:
+    """Addresses and sizes of a list of parameters, from which a step is one native call.
+
+    Made from arrays that `cyopt.parameters` has checked. `written` are the memory ranges that a
+    step writes. Two counters are shared with the owner: `counts` has the completed steps of each
+    parameter, `steps[0]` those of the optimizer. With `keyed`, the latter is the most that any of
+    its plans has counted.
+    """
+    cdef cyopt_array *_arrays
+    cdef cyopt_scalars *_sets
+    cdef cyopt_hyper *_hypers
+    cdef int64_t *_set_count        # completed steps of the parameters that use a set
+    cdef int *_set_group
+    cdef int *_group_of
+    cdef uintptr_t *_written        # begin, end of each range, in ascending order
+    cdef ptrdiff_t *_range_above    # of each parameter's last gradient: the first range behind it
+    cdef ptrdiff_t _n, _n_written, _n_groups, _bytes
+    cdef int64_t[::1] _counts, _steps
+    cdef int _n_sets
+    cdef bint _keyed
+    cdef list _params, _versions
+    cdef object _states
+    cdef readonly int team          # how many threads the last step was cut for
+
+    def __cinit__(self, params, states, group_of, counts, steps, written, bint keyed=False):
+        cdef ptrdiff_t i, j
+        cdef cnp.ndarray param, state
+        # Views: nobody else can change their shape, and they keep the memory alive.
+        self._params, self._states = [p.view() for p in params], states
+        self._counts, self._steps, self._keyed = counts, steps, keyed
+        self._n, self._n_written = len(params), len(written.begins)
+        self._n_groups = max(group_of, default=-1) + 1
+        self._arrays = <cyopt_array *>PyMem_Calloc(self._n, sizeof(cyopt_array))
+        self._sets = <cyopt_scalars *>PyMem_Calloc(self._n, sizeof(cyopt_scalars))
+        self._set_count = <int64_t *>PyMem_Calloc(self._n, sizeof(int64_t))
+        self._set_group = <int *>PyMem_Calloc(self._n, sizeof(int))
+        self._group_of = <int *>PyMem_Calloc(self._n, sizeof(int))
+        self._range_above = <ptrdiff_t *>PyMem_Calloc(self._n, sizeof(ptrdiff_t))
+        self._hypers = <cyopt_hyper *>PyMem_Calloc(self._n_groups, sizeof(cyopt_hyper))
+        self._written = <uintptr_t *>PyMem_Calloc(2 * self._n_written, sizeof(uintptr_t))
+        if not (self._arrays and self._sets and self._set_count and self._set_group
+                and self._group_of and self._range_above and self._hypers
+                and self._written):
+            raise MemoryError()
+        for i in range(self._n):
+            param = params[i]
+            self._group_of[i] = group_of[i]
+            self._bytes += cnp.PyArray_NBYTES(param)
+            self._arrays[i].size = cnp.PyArray_SIZE(param)
+            self._arrays[i].dtype = (CYOPT_FLOAT64 if cnp.PyArray_TYPE(param) == cnp.NPY_FLOAT64
+                                     else CYOPT_FLOAT32)
+            self._arrays[i].param = cnp.PyArray_DATA(param)
+            for j in range(len(states[i])):
+                if states[i][j] is not None:
+                    state = states[i][j]
+                    self._arrays[i].state[j] = cnp.PyArray_DATA(state)
+        for i in range(self._n_written):
+            self._written[2 * i] = written.begins[i]
+            self._written[2 * i + 1] = written.ends[i]
+
+    def __dealloc__(self):
+        PyMem_Free(self._arrays)
+        PyMem_Free(self._sets)
+        PyMem_Free(self._set_count)
+        PyMem_Free(self._set_group)
+        PyMem_Free(self._group_of)
+        PyMem_Free(self._range_above)
+        PyMem_Free(self._hypers)
+        PyMem_Free(self._written)
+
+    def set_hypers(self, hypers, versions=None):
+        """What the groups use from the next step on, one `Hyper` each. `versions` has each group's
+        `Version` and the value that it had for this; None: for one step only.
+        """
+        cdef ptrdiff_t i
+        cdef list made = [_hyper(hypers[i]) for i in range(self._n_groups)]
+        self._versions = versions
+        for i in range(self._n_groups):
+            self._hypers[i] = made[i]
+
+    cdef bint _same_hypers(self):
+        cdef Version version
+        cdef int64_t value
+        if self._versions is None:
+            return False
+        for version, value in self._versions:
+            if version.value != value:
+                return False
+        return True
+
+    def again(self, Gate gate, params, grads, node):
+        """One step, if these trees of the structure `node` differ from those that were checked in
+        nothing but where the gradients lie: True. Else False, and nothing is done.
+
+        `gate` is entered; None: the caller is inside, and has just set the hyperparameters.
+        """
+        if gate is None:
+            return self._again(params, grads, node)
+        if gate._taken or not self._same_hypers():
+            return False
+        gate._taken = True
+        try:
+            return self._again(params, grads, node)
+        finally:
+            gate._taken = False
+
+    cdef bint _again(self, params, grads, node) except -1:
+        cdef list kept = []
+        self._n_sets = 0
+        if not self._match(params, grads, node, kept) or len(kept) != self._n:
+            return False
+        self._launch()
+        return True
+
+    cdef bint _match(self, params, grads, node, list kept) except -1:
+        """Match the leaves of these trees with the arrays behind `kept`, which takes what must stay
+        alive until the end of the step, and put the gradients into the plan."""
+        cdef ptrdiff_t i = len(kept)
+        cdef tuple keys, children
+        if node is None:
+            return (i < self._n and self._same_param(params, i)
+                    and self._match_grad(grads, i, kept))
+        keys, children = (<tuple>node)[0], (<tuple>node)[1]
+        for i in range(len(keys)):
+            if not self._match(_child(params, node, keys, i), _child(grads, node, keys, i),
+                               children[i], kept):
+                return False
+        return True
+
+    def same_params(self, params):
+        """Whether the parameters lie where they did."""
+        cdef ptrdiff_t i
+        if len(params) != self._n:
+            return False
+        for i in range(self._n):
+            if not self._same_param(params[i], i):
+                return False
+        return True
+
+    cdef bint _same_param(self, object value, ptrdiff_t i):
+        if type(value) is not cnp.ndarray:
+            return False
+        cdef cnp.ndarray param = value, known = self._params[i]
+        return (cnp.PyArray_DATA(param) == self._arrays[i].param
+                and cnp.PyArray_ISWRITEABLE(param)
+                and (cnp.PyArray_FLAGS(param) & cnp.PyArray_FLAGS(known) & ORDER)
+                and self._same_kind(param, known, i))
+
+    cdef bint _match_grad(self, object value, ptrdiff_t i, list kept) except -1:
+        """Take a gradient that needs no look by `cyopt.parameters`: None, or of its parameter's
+        type and shape, apart from all that a step writes."""
+        if value is None:
+            self._set_grad(None, i, kept)
+            return True
+        if type(value) is not cnp.ndarray:
+            return False
+        cdef cnp.ndarray grad = value
+        if not self._same_kind(grad, self._params[i], i) or self._is_written(grad, i):
+            return False
+        self._set_grad(grad, i, kept)
+        return True
+
+    cdef bint _same_kind(self, cnp.ndarray a, cnp.ndarray known, ptrdiff_t i):
+        """Native dtype and shape of the parameter, aligned."""
+        cdef int d
+        if (cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(known) or not cnp.PyArray_ISNOTSWAPPED(a)
+                or not cnp.PyArray_ISALIGNED(a)
+                or cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(known)):
+            return False
+        for d in range(cnp.PyArray_NDIM(a)):
+            if cnp.PyArray_DIM(a, d) != cnp.PyArray_DIM(known, d):
+                return False
+        return True
+
+    cdef bint _is_written(self, cnp.ndarray grad, ptrdiff_t i):
+        """Whether the extent of a gradient touches a range that a step writes."""
+        cdef uintptr_t begin = <uintptr_t>cnp.PyArray_DATA(grad), end = begin
+        cdef ptrdiff_t low = 0, high = self._n_written, middle, reach, above = self._range_above[i]
+        cdef int d
+        if self._arrays[i].size == 0:
+            return False
+        for d in range(cnp.PyArray_NDIM(grad)):
+            reach = (cnp.PyArray_DIM(grad, d) - 1) * cnp.PyArray_STRIDE(grad, d)
+            if reach < 0:
+                begin += reach
+            else:
+                end += reach
+        end += cnp.PyArray_ITEMSIZE(grad)
+        # Most gradients lie where the last one did: between the same two ranges.
+        if not ((above == 0 or self._written[2 * above - 1] <= begin)
+                and (above == self._n_written or begin < self._written[2 * above + 1])):
+            while low < high:  # the first range that ends behind `begin`
+                middle = (low + high) // 2
+                if self._written[2 * middle + 1] <= begin:
+                    low = middle + 1
+                else:
+                    high = middle
+            above = self._range_above[i] = low
+        return above < self._n_written and self._written[2 * above] < end
+
+    cdef int _set_grad(self, cnp.ndarray grad, ptrdiff_t i, list kept) except -1:
+        """Put a gradient into the plan; what must stay alive until the end of the step is kept."""
+        cdef cyopt_array *array = &self._arrays[i]
+        cdef cnp.ndarray param = self._params[i]
+        array.grad, array.grad_ndim = NULL, 0
+        if grad is not None:
+            if not cnp.PyArray_FLAGS(grad) & cnp.PyArray_FLAGS(param) & ORDER:
+                # C order of the view is the element order of the parameter in memory; a view, as
+                # nobody else can change its shape.
+                grad = grad.view() if cnp.PyArray_IS_C_CONTIGUOUS(param) else grad.T
+                array.grad_ndim = cnp.PyArray_NDIM(grad)
+                array.grad_shape = <const ptrdiff_t *>cnp.PyArray_DIMS(grad)
+                array.grad_strides = <const ptrdiff_t *>cnp.PyArray_STRIDES(grad)
+            array.grad = cnp.PyArray_DATA(grad)
+            array.set = self._set_for(self._group_of[i], self._counts[i])
+        kept.append(grad)
+        return 0
+
+    cdef int _set_for(self, int group, int64_t count):
+        """The set of scalars of (group, count), made if it is a new one."""
+        cdef int j
+        for j in range(self._n_sets - 1, -1, -1):
+            if self._set_group[j] == group and self._set_count[j] == count:
+                return j
+        j = self._n_sets
+        self._n_sets += 1
+        self._set_group[j] = group
+        self._set_count[j] = count
+        cyopt_prepare(&self._hypers[group], count + 1, &self._sets[j])
+        return j
+
+    def run(self, grads):
+        """One step with gradients that have been checked, in any element order; None skips."""
+        cdef ptrdiff_t i
+        cdef list kept = []
+        self._n_sets = 0
+        for i in range(self._n):
+            self._set_grad(grads[i], i, kept)
+        self._launch()
+
+    cdef void _launch(self) noexcept:
+        """The native call, without the GIL, and the counters."""
+        cdef ptrdiff_t i
+        cdef cyopt_config config = _config
+        cdef int64_t now = (self._counts[0] if self._keyed else self._steps[0]) + 1
+        if self._bytes < GIL_BYTES:
+            self.team = cyopt_step(self._arrays, self._n, self._sets, &config)
+        else:
+            with nogil:
+                self.team = cyopt_step(self._arrays, self._n, self._sets, &config)
+        for i in range(self._n):
+            self._counts[i] += self._arrays[i].grad != NULL
+        self._steps[0] = max(self._steps[0], now)
+
+
+cdef object _child(object tree, object node, tuple keys, ptrdiff_t i):
+    """Child i of a dict, list or tuple that has the structure `node`; of others NotImplemented."""
+    cdef bint is_mapping = (<tuple>node)[2]
+    if is_mapping:
+        if type(tree) is dict and len(<dict>tree) == len(keys):
+            return (<dict>tree).get(keys[i], NotImplemented)
+    elif type(tree) is list:
+        if len(<list>tree) == len(keys):
+            return (<list>tree)[i]
+    elif type(tree) is tuple:
+        if len(<tuple>tree) == len(keys):
+            return (<tuple>tree)[i]
+    return NotImplemented
