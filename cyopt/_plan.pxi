@@ -35,6 +35,32 @@ cdef class Version:
         return Version, (self.value,)
 
 
+cdef bint _extent(cnp.ndarray array, uintptr_t *begin, uintptr_t *end) noexcept:
+    """Addresses of the first byte and behind the last, whatever the signs of the strides; False for
+    an array that has none."""
+    cdef ptrdiff_t reach
+    cdef int d
+    begin[0] = end[0] = <uintptr_t>cnp.PyArray_DATA(array)
+    for d in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_DIM(array, d) == 0:
+            return False
+        reach = (cnp.PyArray_DIM(array, d) - 1) * cnp.PyArray_STRIDE(array, d)
+        if reach < 0:
+            begin[0] += reach
+        else:
+            end[0] += reach
+    end[0] += cnp.PyArray_ITEMSIZE(array)
+    return True
+
+
+def extent(cnp.ndarray array not None):
+    """Addresses of the first byte of an array and behind its last one."""
+    cdef uintptr_t begin, end
+    if not _extent(array, &begin, &end):
+        end = begin = <uintptr_t>cnp.PyArray_DATA(array)
+    return begin, end
+
+
 cdef int ORDER = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
 
 # A step over fewer bytes of parameters keeps the GIL: about a microsecond, less than it can take
@@ -219,18 +245,10 @@ cdef class Plan:
 
     cdef bint _is_written(self, cnp.ndarray grad, ptrdiff_t i):
         """Whether the extent of a gradient touches a range that a step writes."""
-        cdef uintptr_t begin = <uintptr_t>cnp.PyArray_DATA(grad), end = begin
-        cdef ptrdiff_t low = 0, high = self._n_written, middle, reach, above = self._range_above[i]
-        cdef int d
-        if self._arrays[i].size == 0:
+        cdef uintptr_t begin, end
+        cdef ptrdiff_t low = 0, high = self._n_written, middle, above = self._range_above[i]
+        if not _extent(grad, &begin, &end):
             return False
-        for d in range(cnp.PyArray_NDIM(grad)):
-            reach = (cnp.PyArray_DIM(grad, d) - 1) * cnp.PyArray_STRIDE(grad, d)
-            if reach < 0:
-                begin += reach
-            else:
-                end += reach
-        end += cnp.PyArray_ITEMSIZE(grad)
         # Most gradients lie where the last one did: between the same two ranges.
         if not ((above == 0 or self._written[2 * above - 1] <= begin)
                 and (above == self._n_written or begin < self._written[2 * above + 1])):

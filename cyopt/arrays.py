@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cyopt import _cpu
+
 Array = np.ndarray[Any, Any]
-Extent = tuple[int, int]  # addresses: of the first byte, and behind the last one
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _DLPACK_CPU = 1
@@ -116,17 +117,6 @@ def check_like(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], what:
         raise ValueError(f"{what} has shape {array.shape}; expected {shape}, as its parameter")
 
 
-def extent(array: Array) -> Extent:
-    """First address and the one behind the last, whatever the signs of the strides."""
-    low = high = array.__array_interface__["data"][0]
-    if array.size == 0:
-        return low, low
-    for n, stride in zip(array.shape, array.strides, strict=True):
-        reach = (n - 1) * stride
-        low, high = (low + reach, high) if reach < 0 else (low, high + reach)
-    return low, high + array.itemsize
-
-
 class Written(NamedTuple):
     """The arrays that a step writes, dense and disjoint, in the order of their addresses."""
 
@@ -138,7 +128,7 @@ class Written(NamedTuple):
 
 def check_written(arrays: Sequence[Array], names: Sequence[str]) -> Written:
     """No two of the arrays that a step writes share memory. Dense arrays: extents are exact."""
-    rows = [(*extent(a), name, a) for a, name in zip(arrays, names, strict=True) if a.size]
+    rows = [(*_cpu.extent(a), name, a) for a, name in zip(arrays, names, strict=True) if a.size]
     rows.sort(key=lambda row: row[0])
     for before, after in pairwise(rows):
         if after[0] < before[1]:
@@ -152,7 +142,7 @@ def check_written(arrays: Sequence[Array], names: Sequence[str]) -> Written:
 
 def check_read(grad: Array, what: str, written: Written) -> None:
     """A gradient shares no memory with an array that the step writes."""
-    low, high = extent(grad)
+    low, high = _cpu.extent(grad)
     i = bisect.bisect_right(written.ends, low)
     while i < len(written.begins) and written.begins[i] < high:
         if low < high and _share_memory(grad, written.arrays[i]):

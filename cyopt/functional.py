@@ -10,7 +10,9 @@ All is checked before a byte is written; TypeError or ValueError names the argum
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -168,7 +170,7 @@ def _hyper(
         name: checked_number(name, value) for name, value in own.items() if value is not None
     }
     placeholder = {"lr": 0.0} if "step_size" in scalars else {}
-    hyper = cls.like(like, **{**placeholder, **given}).groups[0].at(0)._replace(**scalars)
+    hyper = _hyper_of(cls, like, {**placeholder, **given})._replace(**scalars)
     if "step_size" in scalars:
         decays = hyper.decay != "coupled" and hyper.weight_decay != 0
         if decays and "lr" not in given:
@@ -176,6 +178,23 @@ def _hyper(
         if "lr" in given and not decays:
             raise TypeError("lr and step_size are given; step_size replaces lr: pass one of them")
     return hyper
+
+
+def _hyper_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> Hyper:
+    """The class's numbers; making it takes longer than a small step, so the last ones are kept."""
+    betas = given.get("betas")
+    types = tuple(map(type, betas)) if isinstance(betas, tuple) else ()
+    with contextlib.suppress(TypeError):  # a value without a hash, or one that is refused below
+        return _kept_hyper(cls, like, types, **given)
+    return _new_hyper(cls, like, types, **given)
+
+
+def _new_hyper(cls: type[Optimizer], like: str, types: tuple[type, ...], /, **given: Any) -> Hyper:
+    return cls.like(like, **given).groups[0].at(0)
+
+
+# True equals 1.0 and is refused: hence `typed`, and `types` for what is inside betas.
+_kept_hyper = lru_cache(maxsize=256, typed=True)(_new_hyper)
 
 
 def _step(

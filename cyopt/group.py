@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ from cyopt.hyper import (
 
 if TYPE_CHECKING:
     from cyopt.optimizer import Optimizer
+
+
+_PLACES = {field: i for i, field in enumerate(Hyper._fields)}
 
 
 class Group:
@@ -137,8 +141,10 @@ class Group:
         """The numbers after `steps` completed steps, all schedules evaluated and checked."""
         hyper, schedules = self._constant, self.schedules
         if schedules:
-            now = {f: checked_number(name, x(steps)) for f, (name, x) in schedules.items()}
-            hyper = hyper._replace(**now)
+            numbers: list[Any] = list(hyper)
+            for field, (name, schedule) in schedules.items():
+                numbers[_PLACES[field]] = checked_number(name, schedule(steps))
+            hyper = Hyper._make(numbers)
         for dtype in dtypes:
             if schedules or dtype not in self._checked:
                 check_rounded(hyper, dtype)
@@ -204,3 +210,10 @@ class OneGroup:
                 f" {self._name}: use optimizer.groups[i].{self._name}"
             )
         return optimizer.groups[0]
+
+
+@cache
+def hyperparameters(cls: type) -> frozenset[str]:
+    """The names of the hyperparameters of an optimizer class."""
+    members = [item for base in cls.__mro__ for item in vars(base).items()]
+    return frozenset(name for name, member in members if isinstance(member, OneGroup))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import numpy as np
 
 from cyopt import _cpu, checkpoint, conventions, trees
-from cyopt.group import Group, OneGroup, format_values
+from cyopt.group import Group, OneGroup, format_values, hyperparameters
 from cyopt.hyper import Hyper, unknown_name
 from cyopt.parameters import ParameterList, State, Versions, check_lasting
 from cyopt.rules import RULES
@@ -98,7 +98,7 @@ class Optimizer:
     @classmethod
     def check_names(cls, names: Iterable[str]) -> None:
         """Raise TypeError for a name that is not a hyperparameter of this class."""
-        own = {name for c in cls.__mro__ for name, x in vars(c).items() if isinstance(x, OneGroup)}
+        own = hyperparameters(cls)
         for name in names:
             if name != "params" and name not in own:
                 raise TypeError(

@@ -96,6 +96,7 @@ class ParameterList:
         self.names = list(names)
         self.group_of = list(group_of)
         self.specs = [Spec.of(array) for array in arrays]
+        self.dtypes = {spec.dtype for spec in self.specs}
         self.state_names = [tuple(state_names[g]) for g in group_of]
         self.state: list[dict[str, Array]] = [
             {s: _full_like(a, initial[g].get(s, 0.0)) for s in state_names[g] if s}
@@ -118,11 +119,6 @@ class ParameterList:
     def size(self) -> int:
         """The numbers of all parameters together."""
         return sum(math.prod(spec.shape) for spec in self.specs)
-
-    @property
-    def dtypes(self) -> set[np.dtype[Any]]:
-        """The dtypes of the parameters."""
-        return {spec.dtype for spec in self.specs}
 
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend."""

@@ -12,7 +12,11 @@ from cyopt.rules import RULES, prepare
 
 ROOT = Path(__file__).parents[1]
 C_SOURCES = sorted((ROOT / "src_c").glob("*"))
-PYTHON = [path for folder in ("cyopt", "tests") for path in sorted((ROOT / folder).rglob("*.p[yx]*"))]
+PYTHON = sorted(path for folder in ("cyopt", "tests") for path in (ROOT / folder).rglob("*.p[yx]*"))
+SOURCES = sorted((ROOT / "src_c").glob("*"))
+PYTHON = [
+    path for folder in ("cyopt", "tests") for path in sorted((ROOT / folder).rglob("*.p[yx]*"))
+]
 SOURCES = [path for path in [*C_SOURCES, *PYTHON] if path.suffix != ".pyc"]
 MAX_LINES = {"src_c": 350, "cyopt": 350, "tests": 500}
 

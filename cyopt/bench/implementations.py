@@ -72,16 +72,21 @@ def _numpy(case: Case, threads: Sequence[int], name: str, module: Any) -> Iterab
     yield Subject(name, "opt.step(grads)", names, start=start, results=lambda: case.params)
 
 
+_KERNELS = _cpu.get_config()["kernels"]
+
+
+def _choose(isa: str, threads: int, kernels: int) -> None:
+    cyopt.set_isa(isa)
+    cyopt.set_num_threads(threads)
+    _cpu.set_config(kernels=kernels)
+
+
 def cyopt_by_isa(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """Cyopt with each instruction set that this machine has; all share one optimizer's state."""
     names: dict[str, Any] = {"grads": case.grads}
 
     def start() -> None:
         names["opt"] = case.rule.optimizer(case.params)
-
-    def prepare(isa: str, n: int) -> None:
-        cyopt.set_isa(isa)
-        cyopt.set_num_threads(n)
 
     for isa in _cpu.ISAS_AVAILABLE:
         for n in threads:
@@ -91,7 +96,7 @@ def cyopt_by_isa(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
                 names,
                 n,
                 start,
-                partial(prepare, isa, n),
+                partial(_choose, isa, n, _KERNELS),
                 results=lambda: case.params,
                 exact=True,
             )
@@ -100,10 +105,9 @@ def cyopt_by_isa(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
 def traffic_twin(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """The same loop, threads and bytes as cyopt, with next to no arithmetic: see src_c/twins.h."""
     optimizer = case.rule.optimizer(case.params)
-    optimizer.use_plan(_twin.Plan)
     names = {"opt": optimizer, "grads": case.grads}
     for n in threads:
-        prepare = partial(_twin.set_config, num_threads=n)
+        prepare = partial(_choose, _cpu.ISAS_AVAILABLE[0], n, _twin.KERNELS)
         yield Subject(TWIN, "opt.step(grads)", names, n, prepare=prepare)
 
 
