@@ -185,7 +185,8 @@ def _hyper_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> Hyper:
     betas = given.get("betas")
     types = tuple(map(type, betas)) if isinstance(betas, tuple) else ()
     with contextlib.suppress(TypeError):  # a value without a hash, or one that is refused below
-        return _kept_hyper(cls, like, types, **given)
+        kind: Any = cls  # mypy #11470: it does not take a class for hashable
+        return _kept_hyper(kind, like, types, **given)
     return _new_hyper(cls, like, types, **given)
 
 

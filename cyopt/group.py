@@ -69,12 +69,9 @@ class Group:
         numbers = _numbers(values)
         schedules = {field: number for field, number in numbers.items() if callable(number[1])}
         decay = values["weight_decay_order"] if values["decoupled_weight_decay"] else "coupled"
-        constant = Hyper(
-            rule=self.rule,
-            decay=decay,
-            **{name: values[name] for name in SWITCHES if name in values},
-            **{field: 0.0 if field in schedules else x for field, (_, x) in numbers.items()},
-        )
+        fields: dict[str, Any] = {name: values[name] for name in SWITCHES if name in values}
+        fields.update({f: 0.0 if f in schedules else x for f, (_, x) in numbers.items()})
+        constant = Hyper(rule=self.rule, decay=decay, **fields)
         self.__dict__.update(
             _values=values, schedules=schedules, _constant=constant, _checked=set()
         )

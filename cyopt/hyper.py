@@ -113,7 +113,7 @@ def checked_number(name: str, value: object) -> float:
             + ("" if name in INITIAL else " or a schedule, a callable of the completed steps")
         )
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)
     except OverflowError:
         number = math.inf
     allowed = NUMBERS[name]

@@ -98,7 +98,7 @@ class Optimizer:
     @classmethod
     def check_names(cls, names: Iterable[str]) -> None:
         """Raise TypeError for a name that is not a hyperparameter of this class."""
-        own = hyperparameters(cls)
+        own = hyperparameters(cls)  # type: ignore[arg-type]  # mypy #11470: a class is hashable
         for name in names:
             if name != "params" and name not in own:
                 raise TypeError(
