@@ -1,4 +1,4 @@
-"""A step allocates nothing that grows with the parameters; an optimizer is as large as its state."""
+"""A step allocates nothing that grows; an optimizer is as large as its state."""
 
 import gc
 import subprocess
@@ -7,10 +7,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from variants import FORMULAS, name
 
 import cyopt
 from cyopt.rules import RULES
-from variants import FORMULAS, name
 
 SIZE = 1 << 20
 FORMULA_IDS = [name(formula) for formula in FORMULAS]
