@@ -113,7 +113,7 @@ struct cyopt_config {
     int num_threads;      /* 0: as many as the CPUs of the affinity, at most max_threads */
     int max_threads;      /* limit for num_threads == 0, such as a cgroup's quota; 0: none */
     int flush_subnormals; /* run the loop with subnormals read and written as zero */
-    ptrdiff_t grain;      /* a thread is added for each `grain` lines of 64 bytes of parameters */
+    ptrdiff_t grain;      /* a thread is added for each `grain` lines of 64 bytes moved */
     uintptr_t kernels;    /* a cyopt_kernel_finder: whose kernels run; benchmarks have others */
 };
 
@@ -136,7 +136,8 @@ void cyopt_default_config(struct cyopt_config *config);
 /* The scalars of step t, which counts from 1. */
 void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scalars *scalars);
 
-/* How many threads a step over `lines` 64-byte lines of parameters is worth. */
+/* How many threads a step that moves `lines` 64-byte lines is worth: Adam reads four and writes
+ * three for each line of parameters. */
 int cyopt_team_size(ptrdiff_t lines, const struct cyopt_config *config);
 
 /* Updates all arrays in place; returns into how many threads' shares the work was cut. */

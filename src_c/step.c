@@ -50,6 +50,17 @@ static ptrdiff_t lines_of(const struct cyopt_array *array)
     return array->size / per_line + (array->size % per_line != 0);
 }
 
+/* Lines that a step over this array reads or writes, counted as often as it does. */
+static ptrdiff_t moved(const struct cyopt_array *array, const struct cyopt_scalars *sets)
+{
+#define STREAMS(name, function, variant, slots)                                                    \
+    3 + 2 * (((slots) & 1) + ((slots) >> 1 & 1) + ((slots) >> 2 & 1)),
+    static const unsigned char streams[] = {CYOPT_RULES(STREAMS)};
+#undef STREAMS
+    const ptrdiff_t lines = lines_of(array);
+    return lines ? lines * streams[sets[array->set].rule] : 0;
+}
+
 static void *advance(void *address, ptrdiff_t bytes)
 {
     return address ? (char *)address + bytes : NULL;
@@ -177,10 +188,14 @@ void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scal
 int cyopt_step(const struct cyopt_array *arrays, ptrdiff_t n_arrays,
                const struct cyopt_scalars *sets, const struct cyopt_config *config)
 {
-    ptrdiff_t lines = 0;
-    for (ptrdiff_t i = 0; i < n_arrays; i++)
+    ptrdiff_t lines = 0, work = 0;
+    for (ptrdiff_t i = 0; i < n_arrays; i++) {
         lines += lines_of(&arrays[i]);
-    struct step step = {arrays, n_arrays, sets, config, cyopt_team_size(lines, config), NULL};
+        work += moved(&arrays[i], sets);
+    }
+    const int team = cyopt_team_size(work, config);
+    const int n_shares = team <= lines ? team : (int)lines;
+    struct step step = {arrays, n_arrays, sets, config, n_shares > 0 ? n_shares : 1, NULL};
     if (step.n_shares == 1)
         run_alone(&step, lines);
     else

@@ -39,10 +39,10 @@ def arrays(sizes, dtype=np.float32, seed=0):
     return [rng.standard_normal(size).astype(dtype) for size in sizes]
 
 
-def team_of(sizes, dtype=np.float32, skip=()):
+def team_of(sizes, dtype=np.float32, skip=(), cls=cyopt.SGD):
     """For how many threads a step over arrays of these sizes is cut."""
     grads = [None if i in skip else g for i, g in enumerate(arrays(sizes, dtype, 1))]
-    opt = cyopt.SGD(arrays(sizes, dtype), lr=0.1)
+    opt = cls(arrays(sizes, dtype), lr=0.1)
     opt.step(grads)
     return opt._lists[None].team
 
@@ -55,11 +55,14 @@ def team_of(sizes, dtype=np.float32, skip=()):
     ("lines", "team"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3), (12, 3), (13, 3), (1000, 3)]
 )
 def test_a_thread_for_each_grain(lines, team):
-    _cpu.set_config(grain=4, num_threads=3)
+    """A line of parameters moves three lines of SGD, seven of Adam."""
+    _cpu.set_config(grain=12, num_threads=3)
     assert team_of([16 * lines]) == team
     assert team_of([8 * lines], np.float64) == team
     assert team_of([16] * lines) == team
     assert team_of([16] * lines + [10_000], skip=[lines]) == team
+    _cpu.set_config(grain=28)
+    assert team_of([16 * lines], cls=cyopt.Adam) == team
 
 
 @needs_threads
