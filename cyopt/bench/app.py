@@ -3,23 +3,128 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from cyopt.bench.cases import RULES, Case
+from cyopt import _cpu
+from cyopt.bench import machine, plot, report
+from cyopt.bench.cases import Case, Rule
 from cyopt.bench.implementations import OWN, Implementation
-from cyopt.bench.run import run_case
-from cyopt.bench.timing import FULL, QUICK
-from cyopt.bench.workloads import one_array
+from cyopt.bench.run import Record, fits, run_case
+from cyopt.bench.selection import FULL_CHOICE, QUICK_CHOICE, Selection, select
+from cyopt.bench.timing import FULL, QUICK, Effort
+from cyopt.bench.workloads import Workload
+
+_SMALL = 1_000_000  # elements
 
 
 def run(args: argparse.Namespace, more: Sequence[Implementation] = ()) -> int:
     """The benchmark; returns the exit code."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 100)
     effort = QUICK if args.quick else FULL
-    case = Case(RULES["adam"], "float32", one_array(100_000))
-    records, wrong = run_case(case, [*OWN, *more], (1, 2), effort, lambda: None)
-    for record in records:
-        console.print(record.implementation, record.threads, record.median)
-    return 1 if wrong else 0
+    selection = select(args.only, QUICK_CHOICE if args.quick else FULL_CHOICE)
+    results = introduce(console, selection, effort)
+    before = _cpu.get_config()
+    interrupted = False
+    try:
+        Measurement(console, selection, effort, [*OWN, *more], results).run()
+    except KeyboardInterrupt:
+        interrupted = True
+        console.print("Interrupted: this is what was measured before.", style="yellow")
+    finally:  # also after an error: what was measured is kept
+        _cpu.set_config(**before)
+        conclude(console, results, args)
+    return 130 if interrupted else 1 if results.wrong else 0
+
+
+def introduce(console: Console, selection: Selection, effort: Effort) -> report.Results:
+    """Print the machine and how to read the tables; returns results yet empty."""
+    load = machine.load()
+    about = machine.describe(load)
+    console.print(str(about), highlight=False, markup=False)
+    if load.is_busy:
+        console.print(
+            f"\nThe machine is busy ({load}): run again when nothing else does.", style="yellow"
+        )
+    console.print(f"\n{report.HOW_TO_READ}\n", highlight=False)
+    return report.Results(about, {**selection.as_dict(), **effort._asdict()})
+
+
+def conclude(console: Console, results: report.Results, args: argparse.Namespace) -> None:
+    """Print what the tables do not say, and save the files."""
+    for line in report.conclusion(results):
+        console.print(line)
+    files = []
+    if args.json:
+        results.save(args.json)
+        files.append(args.json)
+    if args.plot:
+        files += plot.save(args.plot, results.records)
+    for path in files:
+        console.print(f"saved: {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass
+class Measurement:
+    """All cases of a selection in turn, under a progress bar that disappears at the end.
+
+    The bar is drawn between rounds and never during one: a thread that draws would take time from
+    what is measured.
+    """
+
+    console: Console
+    selection: Selection
+    effort: Effort
+    implementations: Sequence[Implementation]
+    results: report.Results
+
+    def run(self) -> None:
+        """Fill the results; print the tables of each rule and dtype when they are complete."""
+        pairs = list(product(self.selection.rules, self.selection.dtypes))
+        total = len(pairs) * sum(map(weight, self.selection.workloads))
+        columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        text = TextColumn("{task.description}")
+        with Progress(
+            *columns, text, console=self.console, transient=True, auto_refresh=False
+        ) as self.progress:
+            self.task = self.progress.add_task("", total=total)
+            for rule, dtype in pairs:
+                self.rule(rule, dtype)
+
+    def rule(self, rule: Rule, dtype: str) -> None:
+        """All workloads and their tables; after an error or Ctrl-C those that there are."""
+        records: list[Record] = []
+        try:
+            for workload in self.selection.workloads:
+                name = f"{rule.name} {dtype} {workload.name}"
+                self.progress.update(self.task, description=name, refresh=True)
+                if fits(rule, dtype, workload, len(self.implementations)):
+                    records += self.case(Case(rule, dtype, workload))
+                else:
+                    self.results.skipped.append(name)
+                    self.progress.advance(self.task, weight(workload))
+        finally:
+            self.results.records += records
+            for table in report.tables(records, self.console.width):
+                self.console.print(table)
+
+    def case(self, case: Case) -> list[Record]:
+        """The records of one case."""
+        part = weight(case.workload) / self.effort.rounds
+        advance = partial(self.progress.update, self.task, advance=part, refresh=True)
+        records, wrong = run_case(
+            case, self.implementations, self.selection.threads, self.effort, advance
+        )
+        self.results.wrong += wrong
+        return records
+
+
+def weight(workload: Workload) -> int:
+    """The part of a case in the progress: large ones take time by their size, small ones alike."""
+    return workload.elements + _SMALL

@@ -36,13 +36,14 @@ class Subject:
 # none for a rule, dtype or thread count that it cannot do.
 Implementation = Callable[[Case, Sequence[int]], Iterable[Subject]]
 
+AS_WRITTEN = "NumPy as written"
 CYOPT, TWIN, COPY, TRIAD = "cyopt", "traffic twin", "memcpy", "triad"
 _ROOF_FROM = 1_000_000  # elements; below, starting Python's threads takes longer than the copy
 
 
 def numpy_as_written(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """The formula as NumPy code usually has it, with temporaries."""
-    return _numpy(case, threads, "NumPy as written", as_written)
+    return _numpy(case, threads, AS_WRITTEN, as_written)
 
 
 def numpy_in_place(case: Case, threads: Sequence[int]) -> Iterable[Subject]:

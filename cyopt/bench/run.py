@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 
-from cyopt.bench.cases import CHECKED_STEPS, Case
+from cyopt.bench.cases import CHECKED_STEPS, Case, Rule
 from cyopt.bench.implementations import Implementation, Subject
 from cyopt.bench.timing import Effort, measure, median, spread
 from cyopt.bench.workloads import Workload
@@ -19,8 +19,6 @@ from cyopt.bench.workloads import Workload
 # change. Other orders of operations, and parameters that are a thousand times the change, leave
 # about 1e-4 in float32; a wrong formula is off by 1e-2 and more after two steps.
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
-
-_ARRAYS_IN_MEMORY = 12  # of a case's size: its own, its implementations' state and temporaries
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,24 @@ class Record:
         return spread(self.seconds)
 
     @property
+    def ns_per_element(self) -> float:
+        """The median time, shared among the elements."""
+        return self.median / self.elements * 1e9
+
+    @property
     def gigabytes_per_second(self) -> float:
         """The bytes that the rule must move, over the median time."""
         return self.bytes / self.median / 1e9
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, with what can be computed from the rest."""
-        return {**asdict(self), "median": self.median, "spread": self.spread}
+        return {
+            **asdict(self),
+            "median": self.median,
+            "spread": self.spread,
+            "ns_per_element": self.ns_per_element,
+            "gigabytes_per_second": self.gigabytes_per_second,
+        }
 
 
 class Wrong(NamedTuple):
@@ -68,9 +77,14 @@ class Wrong(NamedTuple):
     error: float
 
 
-def fits(workload: Workload, dtype: str) -> bool:
-    """Whether the machine has memory for a case."""
-    needed = workload.elements * np.dtype(dtype).itemsize * _ARRAYS_IN_MEMORY
+def fits(rule: Rule, dtype: str, workload: Workload, implementations: int) -> bool:
+    """Whether the machine has memory for a case and for what all implementations keep of it.
+
+    Three arrays are the case's own and three temporaries. The roof has as many as a step has
+    streams, and each of the others state, a stream for reading and one for writing it.
+    """
+    arrays = 6 + rule.streams + (implementations - 1) * (rule.streams - 2) / 2
+    needed = workload.elements * np.dtype(dtype).itemsize * arrays
     return bool(needed < psutil.virtual_memory().available)
 
 

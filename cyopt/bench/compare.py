@@ -1,0 +1,60 @@
+"""Records beside each other: which is the fastest cyopt, and how two of one case compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from cyopt.bench.implementations import AS_WRITTEN, CYOPT, TWIN
+from cyopt.bench.run import Record
+from cyopt.bench.timing import ratio
+
+T = TypeVar("T")
+
+UNSTEADY = 0.1  # a spread from which on a time is marked
+
+
+def unique(values: Iterable[T]) -> list[T]:
+    """Each once, in the order of first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def by_workload(records: Iterable[Record]) -> list[list[Record]]:
+    """The records of one rule and dtype, a list for each workload."""
+    cases: dict[str, list[Record]] = {}
+    for record in records:
+        cases.setdefault(record.workload, []).append(record)
+    return list(cases.values())
+
+
+def find(case: Iterable[Record], implementation: str, threads: int) -> Record | None:
+    """The record of an implementation, if it was measured."""
+    for record in case:
+        if (record.implementation, record.threads) == (implementation, threads):
+            return record
+    return None
+
+
+def fastest_cyopt(case: Iterable[Record], threads: int) -> Record | None:
+    """Cyopt with the instruction set that took least."""
+    ours = (r for r in case if r.implementation.startswith(CYOPT) and r.threads == threads)
+    return min(ours, key=lambda record: record.median, default=None)
+
+
+def numpy_as_written(case: Iterable[Record]) -> Record | None:
+    """NumPy has one thread, in whose rounds cyopt's other numbers of threads took part as well."""
+    return find(case, AS_WRITTEN, 1)
+
+
+def times_faster(record: Record, than: Record | None) -> float | None:
+    """How many times `record` is as fast: a share, where the other one is a roof."""
+    return ratio(than.seconds, record.seconds) if than else None
+
+
+def steadiness(records: Iterable[Record]) -> tuple[int, int]:
+    """How many times of cyopt and the twin are unsteady, and of how many.
+
+    Those do the same thing every time and allocate nothing: what spreads them is something else.
+    """
+    spreads = [r.spread for r in records if r.implementation.startswith((CYOPT, TWIN))]
+    return sum(spread > UNSTEADY for spread in spreads), len(spreads)

@@ -1,0 +1,203 @@
+"""What the benchmark prints: tables, warnings, what was wrong; and the JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from cyopt.bench import compare
+from cyopt.bench.compare import find, times_faster
+from cyopt.bench.implementations import COPY, CYOPT, TRIAD, TWIN
+from cyopt.bench.run import Record, Wrong
+from cyopt.bench.workloads import MODELS
+
+HOW_TO_READ = (
+    "Times are of one step: the median of interleaved rounds; ~ marks one whose quartiles are more"
+    f" than {compare.UNSTEADY:.0%} of it apart. GB/s count the bytes that the rule itself reads and"
+    " writes. Shares are of the speed of the traffic twin (the same loop, threads and bytes, next"
+    " to no arithmetic), and of memcpy and STREAM's triad moving as many bytes; these write what"
+    " they did not read, which costs memory more, so that a step may be faster."
+)
+
+_TOLERATED = 0.1  # the part of times that may be unsteady: an idle machine has next to none
+_NAME, _COLUMN = 27, 10  # characters of a row's name, and of each column that follows
+
+
+@dataclass
+class Results:
+    """All that a run found out."""
+
+    machine: Mapping[str, str]
+    settings: Mapping[str, Any]
+    records: list[Record] = field(default_factory=list)
+    wrong: list[Wrong] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write a JSON object.
+
+        `machine`: texts. `settings`: what was asked for, and how long was measured. `records`: one
+        object for each implementation, number of threads and case, with the fields of
+        `cyopt.bench.run.Record`, `median` and `spread` of its `seconds`, `ns_per_element` and
+        `gigabytes_per_second`. `wrong`: `case`, `implementation`, and `error` as a part of the
+        largest change, or null where it is not finite. `skipped`: the cases too large for memory.
+        """
+        wrong = [
+            {**each._asdict(), "error": each.error if math.isfinite(each.error) else None}
+            for each in self.wrong
+        ]
+        everything = {
+            "machine": self.machine,
+            "settings": self.settings,
+            "records": [record.as_dict() for record in self.records],
+            "wrong": wrong,
+            "skipped": self.skipped,
+        }
+        path.write_text(json.dumps(everything, indent=1), encoding="utf-8")
+
+
+def tables(records: Sequence[Record], width: int) -> Iterator[Group]:
+    """Those of one rule and dtype: for each number of threads its sizes, then its models."""
+    cases = compare.by_workload(records)
+    most = max(1, (width - _NAME) // _COLUMN)
+    for threads in sorted(compare.unique(r.threads for r in records)):
+        for models in (False, True):
+            kind = [c for c in cases if (c[0].workload in MODELS) is models]
+            for i in range(0, len(kind), most):
+                part = kind[i : i + most]
+                yield Group(title(part[0][0], threads), table(part, threads), Text())
+
+
+def title(record: Record, threads: int) -> Text:
+    """The rule, the dtype and what a step moves."""
+    size = record.bytes // record.elements
+    text = f"{record.rule} {record.dtype}, {count(threads, 'thread')}, {size} bytes per element"
+    return Text(text, "bold")
+
+
+def count(n: int, noun: str) -> str:
+    """Such as 2 threads."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def table(cases: Sequence[Sequence[Record]], threads: int) -> Table:
+    """A column for each case, a row for each implementation; below, what follows for cyopt."""
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    grid.add_column("time of a step", vertical="bottom")
+    for case in cases:
+        grid.add_column(heading(case[0]), justify="right", no_wrap=True)
+    for name in compare.unique(r.implementation for c in cases for r in c if r.threads == threads):
+        times = [time(find(case, name, threads)) for case in cases]
+        grid.add_row(name, *times, style="bold" if name.startswith(CYOPT) else "")
+    grid.add_section()
+    grid.add_row("of the fastest cyopt:")
+    for label, figure in FIGURES.items():
+        texts = [figure(case, compare.fastest_cyopt(case, threads)) for case in cases]
+        if any(texts):
+            grid.add_row("  " + label, *texts)
+    return grid
+
+
+def heading(record: Record) -> str:
+    """A size; or a model, its elements and its arrays."""
+    if record.workload not in MODELS:
+        return record.workload
+    return f"{record.workload}\n{amount(record.elements)}\nin {record.arrays:,}"
+
+
+def time(record: Record | None) -> Text:
+    """A time with its unit, and its mark."""
+    if record is None:
+        return Text()
+    unsteady = record.spread > compare.UNSTEADY
+    return Text(duration(record.median) + ("~" if unsteady else " "), "dim" if unsteady else "")
+
+
+Figure = Callable[[Sequence[Record], Record | None], str]
+
+
+def _of(name: str) -> Figure:
+    """The share of a roof."""
+
+    def share(case: Sequence[Record], cyopt: Record | None) -> str:
+        faster = times_faster(cyopt, find(case, name, cyopt.threads)) if cyopt else None
+        return f"{faster:.0%} " if faster else ""
+
+    return share
+
+
+def _speed_up(case: Sequence[Record], cyopt: Record | None) -> str:
+    faster = times_faster(cyopt, compare.numpy_as_written(case)) if cyopt else None
+    return f"{digits(faster)} x " if faster else ""
+
+
+FIGURES: dict[str, Figure] = {
+    "ns per element": lambda _, cyopt: f"{digits(cyopt.ns_per_element)} " if cyopt else "",
+    "GB/s": lambda _, cyopt: f"{digits(cyopt.gigabytes_per_second)} " if cyopt else "",
+    "share of the twin": _of(TWIN),
+    "share of memcpy": _of(COPY),
+    "share of triad": _of(TRIAD),
+    "over NumPy as written": _speed_up,
+    "spread": lambda _, cyopt: f"{cyopt.spread:.1%} " if cyopt else "",
+}
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit.
+
+    >>> duration(1.2345e-6), duration(0.01), duration(12.3), duration(0.9999)
+    ('1.23 us', '10.0 ms', '12.3 s', '1.00 s')
+    """
+    seconds = float(f"{seconds:.3g}")
+    factor, unit = next(
+        ((f, unit) for f, unit in ((1, "s"), (1e3, "ms")) if seconds * f >= 1), (1e6, "us")
+    )
+    return f"{digits(seconds * factor)} {unit}"
+
+
+def amount(n: int) -> str:
+    """Three digits of a count.
+
+    >>> amount(2_410), amount(124_439_808)
+    ('2.41k', '124M')
+    """
+    factor, unit = (1e-6, "M") if n >= 1e6 else (1e-3, "k")
+    return digits(n * factor) + unit
+
+
+def digits(x: float) -> str:
+    """Three digits, without an exponent.
+
+    >>> digits(0.01234), digits(9.999), digits(1234)
+    ('0.0123', '10.0', '1230')
+    """
+    x = float(f"{x:.3g}")
+    return f"{x:.{max(0, 2 - math.floor(math.log10(x)))}f}"
+
+
+def conclusion(results: Results) -> Iterator[Text]:
+    """What to know about the tables above: skipped cases, a busy machine, wrong results."""
+    if results.skipped:
+        yield Text(f"too large for the free memory: {', '.join(results.skipped)}", "yellow")
+    unsteady, times = compare.steadiness(results.records)
+    if unsteady > _TOLERATED * times:
+        yield Text(
+            f"{unsteady} of {times} times of cyopt and the twin have a spread above"
+            f" {compare.UNSTEADY:.0%}: the machine was busy, or changed its clock. Run again when"
+            " nothing else does, or trust only what is not marked.",
+            "yellow",
+        )
+    for case, implementation, error in results.wrong:
+        yield Text(
+            f"WRONG, not timed: {implementation}, {case}: off by {error:.2g} of the largest change",
+            "bold red",
+        )
