@@ -22,6 +22,7 @@ needs_libraries = 'the benchmark\'s libraries are missing, pip install "cyopt[be
 for library in ("cpuinfo", "matplotlib", "psutil", "rich"):
     pytest.importorskip(library, reason=needs_libraries)
 
+from cyopt import _cpu  # noqa: E402
 from cyopt.bench import _twin  # noqa: E402
 from cyopt.bench.implementations import Subject  # noqa: E402
 from cyopt.bench.report import Results, conclusion, duration  # noqa: E402
@@ -257,7 +258,7 @@ def test_error_is_a_part_of_the_largest_change():
 def test_the_twin_moves_the_rules_bytes(rule, dtype):
     param, grad = np.zeros(100, dtype), np.arange(100, dtype=dtype)
     optimizer = rule.optimizer([param])
-    optimizer.use_plan(_twin.Plan)
+    _cpu.set_config(kernels=_twin.KERNELS)
     optimizer.step([grad])
     state = list(optimizer.state["0"].values())
     assert len(state) == (rule.streams - 3) // 2
