@@ -69,7 +69,7 @@ def check(param, grad, threads=1, cls=cyopt.Adam):
     assert same_bits(np.array(param, order="C"), expected)
     for key, state in opt.state["0"].items():
         assert same_bits(np.array(state, order="C"), ref.state["0"][key])
-        assert state.strides == np.zeros_like(param).strides
+        assert state.strides == param.strides
     assert np.array_equal(grad, before), "the gradient changed"
 
 
@@ -82,6 +82,14 @@ def test_layouts(shape, layout, order, dtype):
     grad = LAYOUTS[layout](draw(shape, dtype, 1))
     for threads in (1, 3):
         check(param.copy(order), grad, threads)
+
+
+@pytest.mark.parametrize("cls", [cyopt.Adam, cyopt.AdaGrad])
+def test_state_begins_at_a_cache_line(cls):
+    opt = cls([draw((n,), "float32") for n in (1, 100, 5000, 100_000)], lr=0.1)
+    for entry in opt.state.values():
+        for state in entry.values():
+            assert state.ctypes.data % 64 == 0
 
 
 def test_broadcast_gradient():
