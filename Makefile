@@ -6,8 +6,9 @@ BIN := .venv/bin
 SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.pxi cyopt/bench/*.pyx) setup.py pyproject.toml
 # Without setuptools's warning that the folder cyopt may be imported from here: that is the purpose.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
+INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all bench lint clean
 
 demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
 	$(BIN)/python -m cyopt demo
@@ -17,6 +18,9 @@ test: .venv/built  ## The tests; a fixed sample where the whole matrix would tak
 
 test-all: .venv/built  ## The tests with the whole of every matrix, and the installs.
 	$(BIN)/python -m pytest --full
+
+bench: .venv-bench/built  ## Time a step beside NumPy and the peers of bench/; half an hour. ARGS="--quick" and others.
+	.venv-bench/bin/python bench --bars --json bench/results/local.json --plot bench/results/local.png $(ARGS)
 
 lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff check .
@@ -34,5 +38,18 @@ lint: .venv/linters  ## Style and types.
 	@$(INSTALL) ".[lint]"
 	@touch $@
 
+# One at a time, as not every platform has all of them; DeepSpeed's set-up imports torch. In an
+# environment of their own: they are large and choose their own versions of NumPy.
+PEERS := torch numba numexpr optax thinc ninja
+
+.venv-bench/built: $(SOURCES)
+	@echo "Building cyopt into .venv-bench with the peers that this platform has: some minutes."
+	@$(PYTHON) -m venv .venv-bench
+	@$(INSTALL_PEER) setuptools wheel
+	@for peer in $(PEERS); do $(INSTALL_PEER) $$peer || echo "without $$peer"; done
+	@$(INSTALL_PEER) --no-build-isolation deepspeed || echo "without deepspeed"
+	@PYTHONWARNINGS=ignore $(INSTALL_PEER) --editable ".[bench]"
+	@touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info cyopt/*.so
+	rm -rf .venv .venv-bench build dist *.egg-info cyopt/*.so
