@@ -204,13 +204,14 @@ def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[s
 
 
 def _full_like(param: Array, value: float) -> Array:
-    """A state array with the strides of `param`, that begins where a cache line does.
+    """A state array with the strides of `param`, which begins in a cache line where that does.
 
-    No vector of it then lies across two lines, which is up to 20 % faster inside the caches. The
-    memory comes zeroed from the system, and is not written before it is used.
+    A step begins a large array with the rest of its first line, so that all other stores fill whole
+    lines: of state too if it lies alike. The memory comes zeroed from the system, and is not
+    written before it is used.
     """
     memory = np.zeros(param.nbytes + _LINE, np.uint8)
-    start = -memory.ctypes.data % _LINE
+    start = (param.ctypes.data - memory.ctypes.data) % _LINE
     array: Array = np.ndarray(param.shape, param.dtype, memory, start, param.strides)
     if value:
         array[...] = value

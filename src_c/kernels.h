@@ -15,7 +15,7 @@ cyopt_kernel_table cyopt_kernels_avx512(enum cyopt_dtype dtype);
  * Adam in float32, 85 us of work. Waking a helper takes 15 us of the caller and 20 to 40 us until
  * it begins; a second thread won from 40,000 to 60,000 lines on, whatever the rule (2 virtual cores
  * of an EPYC 9004, measured). bench/NOTES.md has the figures. */
-#define CYOPT_DEFAULT_GRAIN 131072
+#define CYOPT_DEFAULT_GRAIN 98304
 
 /* scalars.c: cyopt_prepare() in the floating-point environment that is set. */
 void cyopt_compute_scalars(const struct cyopt_hyper *hyper, int64_t t,
