@@ -86,6 +86,7 @@ cdef class Plan:
     cdef uintptr_t *_written        # begin, end of each range, in ascending order
     cdef ptrdiff_t *_range_above    # of each parameter's last gradient: the first range behind it
     cdef ptrdiff_t _n, _n_written, _n_groups, _bytes
+    cdef int64_t *_known            # the versions of the groups that `_hypers` are of
     cdef int64_t[::1] _counts, _steps
     cdef int _n_sets
     cdef bint _keyed
@@ -108,9 +109,10 @@ cdef class Plan:
         self._group_of = <int *>PyMem_Calloc(self._n, sizeof(int))
         self._range_above = <ptrdiff_t *>PyMem_Calloc(self._n, sizeof(ptrdiff_t))
         self._hypers = <cyopt_hyper *>PyMem_Calloc(self._n_groups, sizeof(cyopt_hyper))
+        self._known = <int64_t *>PyMem_Calloc(self._n_groups, sizeof(int64_t))
         self._written = <uintptr_t *>PyMem_Calloc(2 * self._n_written, sizeof(uintptr_t))
         if not (self._arrays and self._sets and self._set_count and self._set_group
-                and self._group_of and self._range_above and self._hypers
+                and self._group_of and self._range_above and self._hypers and self._known
                 and self._written):
             raise MemoryError()
         for i in range(self._n):
@@ -137,6 +139,7 @@ cdef class Plan:
         PyMem_Free(self._group_of)
         PyMem_Free(self._range_above)
         PyMem_Free(self._hypers)
+        PyMem_Free(self._known)
         PyMem_Free(self._written)
 
     def set_hypers(self, hypers, versions=None):
@@ -145,17 +148,20 @@ cdef class Plan:
         """
         cdef ptrdiff_t i
         cdef list made = [_hyper(hypers[i]) for i in range(self._n_groups)]
-        self._versions = versions
+        self._versions = None
         for i in range(self._n_groups):
             self._hypers[i] = made[i]
+            if versions is not None:
+                self._known[i] = versions[i][1]
+        if versions is not None:
+            self._versions = [<Version?>version for version, _ in versions]
 
     cdef bint _same_hypers(self):
-        cdef Version version
-        cdef int64_t value
+        cdef ptrdiff_t i
         if self._versions is None:
             return False
-        for version, value in self._versions:
-            if version.value != value:
+        for i in range(self._n_groups):
+            if (<Version>self._versions[i]).value != self._known[i]:
                 return False
         return True
 

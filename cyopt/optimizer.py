@@ -195,20 +195,19 @@ class Optimizer:
         Everything is checked before a byte is written; an exception leaves parameters, state and
         counters as they were. Raises TypeError or ValueError that names the argument.
         """
-        if (params is None) != self._bound:
-            raise TypeError(
-                "this optimizer is bound to its parameters: call step(grads)"
-                if self._bound
-                else "this optimizer is made without parameters: call step(grads, params)"
-            )
-        if self._bound:
+        if params is None:
+            if not self._bound:
+                raise TypeError(
+                    "this optimizer is made without parameters: call step(grads, params)"
+                )
             params = self._tree() if self._grouped else self._given
-        parameters = self._lists.get(None)
-        if (
-            parameters is None
-            or parameters.plan is None
-            or not parameters.plan.again(self._gate, params, grads, self._structure)
-        ):
+        elif self._bound:
+            raise TypeError("this optimizer is bound to its parameters: call step(grads)")
+        try:
+            plan = self._lists[None].plan
+        except KeyError:
+            plan = None
+        if plan is None or not plan.again(self._gate, params, grads, self._structure):
             self._step(params, grads)
         return True
 
@@ -255,12 +254,11 @@ class Optimizer:
                 f"key is {key!r} and grad is a {type(grad).__name__}; expected a key that equals"
                 " itself, and an array: to skip a parameter, do not call update"
             )
-        parameters = self._lists.get(key)
-        if (
-            parameters is None
-            or parameters.plan is None
-            or not parameters.plan.again(self._gate, param, grad, None)
-        ):
+        try:
+            plan = self._lists[key].plan
+        except KeyError:
+            plan = None
+        if plan is None or not plan.again(self._gate, param, grad, None):
             self._update(key, param, grad)
         return param
 

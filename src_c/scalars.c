@@ -4,18 +4,26 @@
 
 #include <math.h>
 
-/* base^t by repeated squaring: multiplications only, so the same bits on every machine, which
- * libm's pow() does not promise. */
-static double power_by_squaring(double base, int64_t t)
+/* beta1^t and beta2^t by repeated squaring: multiplications only, so the same bits on every machine,
+ * which libm's pow() does not promise. Both at once, and times 1 where a bit of t is 0, which
+ * changes nothing: a step waits for these two chains, and a branch on t is mispredicted. */
+static void powers_by_squaring(const double beta[2], int64_t t, double power[2])
 {
-    double result = 1.0;
-    while (t > 0) {
-        if (t & 1)
-            result = result * base;
-        base = base * base;
-        t >>= 1;
+    double b1 = beta[0], b2 = beta[1], p1 = 1.0, p2 = 1.0;
+    for (; t > 0; t >>= 1) {
+        p1 = p1 * (t & 1 ? b1 : 1.0);
+        p2 = p2 * (t & 1 ? b2 : 1.0);
+        b1 = b1 * b1;
+        b2 = b2 * b2;
     }
-    return result;
+    power[0] = p1;
+    power[1] = p2;
+}
+
+static void powers_by_libm(const double beta[2], int64_t t, double power[2])
+{
+    power[0] = pow(beta[0], (double)t);
+    power[1] = pow(beta[1], (double)t);
 }
 
 /* How the frameworks write one velocity v; mu is the same in all:
@@ -63,15 +71,17 @@ static void prepare_adam(const struct cyopt_hyper *h, int64_t t, struct cyopt_sc
 {
     x->step = h->lr;
     if (h->bias_correction) {
-        const double power1 =
-            h->libm_pow ? pow(h->beta1, (double)t) : power_by_squaring(h->beta1, t);
-        const double power2 =
-            h->libm_pow ? pow(h->beta2, (double)t) : power_by_squaring(h->beta2, t);
-        const double root2 = sqrt(1.0 - power2);
+        const double beta[2] = {h->beta1, h->beta2};
+        double power[2];
+        if (h->libm_pow)
+            powers_by_libm(beta, t, power);
+        else
+            powers_by_squaring(beta, t, power);
+        const double root2 = sqrt(1.0 - power[1]);
         if (h->eps_hat) {
-            x->step = h->lr * root2 / (1.0 - power1);
+            x->step = h->lr * root2 / (1.0 - power[0]);
         } else {
-            x->step = h->lr / (1.0 - power1);
+            x->step = h->lr / (1.0 - power[0]);
             x->r = 1.0 / root2;
         }
     }
