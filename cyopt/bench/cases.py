@@ -67,7 +67,8 @@ class Case:
         self._start, gradient = drawn
         self.params = [np.empty(shape, dtype) for shape in workload.shapes]
         self.grads = [np.empty(shape, dtype) for shape in workload.shapes]
-        fill(self.grads, gradient)
+        # Positive: the traffic twin adds it to second moments, whose root must stay a number.
+        fill(self.grads, abs(gradient))
         self.reset()
         optimizer = cyopt.reference.attach(rule.optimizer(blocks(self.params)))
         for _ in range(CHECKED_STEPS):
