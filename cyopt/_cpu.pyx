@@ -47,7 +47,7 @@ cdef extern from "cyopt.h" nogil:
     int cyopt_has_threads()
     void cyopt_default_config(cyopt_config *config)
     void cyopt_prepare(const cyopt_hyper *hyper, int64_t t, cyopt_scalars *scalars)
-    int cyopt_team_size(ptrdiff_t lines, const cyopt_config *config)
+    int cyopt_team_size(ptrdiff_t work, const cyopt_config *config)
     int cyopt_step(const cyopt_array *arrays, ptrdiff_t n_arrays, const cyopt_scalars *sets,
                    const cyopt_config *config)
 

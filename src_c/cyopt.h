@@ -22,18 +22,20 @@
 
 enum cyopt_dtype { CYOPT_FLOAT32, CYOPT_FLOAT64, CYOPT_N_DTYPES };
 
-/* Every rule: X(name, function in rules.h, variant flags, mask of the state slots it uses). */
+/* Every rule: X(name, function in rules.h, variant flags, mask of the state slots it uses, cost).
+ * The cost is how long a line takes inside the caches, in units of half a nanosecond: as many as
+ * streams, 10 where the divider sets the pace (measured in float32; see CYOPT_DEFAULT_GRAIN). */
 #define CYOPT_RULES(X)                                                                             \
-    X(sgd, sgd, 0, 0)                                                                              \
-    X(momentum, momentum, 0, 1)                                                                    \
-    X(nesterov, momentum, CYOPT_NESTEROV, 1)                                                       \
-    X(adagrad, adagrad, 0, 1)                                                                      \
-    X(rmsprop, rmsprop, 0, 1)                                                                      \
-    X(rmsprop_centered, rmsprop, CYOPT_CENTERED, 1 | 2)                                            \
-    X(rmsprop_momentum, rmsprop, CYOPT_VELOCITY, 1 | 4)                                            \
-    X(rmsprop_centered_momentum, rmsprop, CYOPT_CENTERED | CYOPT_VELOCITY, 1 | 2 | 4)              \
-    X(adam, adam, 0, 1 | 2)                                                                        \
-    X(amsgrad, adam, CYOPT_AMSGRAD, 1 | 2 | 4)
+    X(sgd, sgd, 0, 0, 3)                                                                           \
+    X(momentum, momentum, 0, 1, 5)                                                                 \
+    X(nesterov, momentum, CYOPT_NESTEROV, 1, 5)                                                    \
+    X(adagrad, adagrad, 0, 1, 10)                                                                  \
+    X(rmsprop, rmsprop, 0, 1, 10)                                                                  \
+    X(rmsprop_centered, rmsprop, CYOPT_CENTERED, 1 | 2, 10)                                        \
+    X(rmsprop_momentum, rmsprop, CYOPT_VELOCITY, 1 | 4, 10)                                        \
+    X(rmsprop_centered_momentum, rmsprop, CYOPT_CENTERED | CYOPT_VELOCITY, 1 | 2 | 4, 10)          \
+    X(adam, adam, 0, 1 | 2, 10)                                                                    \
+    X(amsgrad, adam, CYOPT_AMSGRAD, 1 | 2 | 4, 10)
 
 enum cyopt_variant {
     CYOPT_NESTEROV = 1,
@@ -42,7 +44,7 @@ enum cyopt_variant {
     CYOPT_AMSGRAD = 8
 };
 
-#define CYOPT_RULE_ID(name, function, variant, slots) CYOPT_RULE_##name,
+#define CYOPT_RULE_ID(name, function, variant, slots, cost) CYOPT_RULE_##name,
 enum cyopt_rule { CYOPT_RULES(CYOPT_RULE_ID) CYOPT_N_RULES };
 #undef CYOPT_RULE_ID
 
@@ -113,7 +115,7 @@ struct cyopt_config {
     int num_threads;      /* 0: as many as the CPUs of the affinity, at most max_threads */
     int max_threads;      /* limit for num_threads == 0, such as a cgroup's quota; 0: none */
     int flush_subnormals; /* run the loop with subnormals read and written as zero */
-    ptrdiff_t grain;      /* a thread is added for each `grain` lines of 64 bytes moved */
+    ptrdiff_t grain;      /* a thread is added for each `grain` of work: lines times cost */
     uintptr_t kernels;    /* a cyopt_kernel_finder: whose kernels run; benchmarks have others */
 };
 
@@ -136,9 +138,8 @@ void cyopt_default_config(struct cyopt_config *config);
 /* The scalars of step t, which counts from 1. */
 void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scalars *scalars);
 
-/* How many threads a step that moves `lines` 64-byte lines is worth: Adam reads four and writes
- * three for each line of parameters. */
-int cyopt_team_size(ptrdiff_t lines, const struct cyopt_config *config);
+/* How many threads a step is worth: `work` is the sum of lines times their rule's cost. */
+int cyopt_team_size(ptrdiff_t work, const struct cyopt_config *config);
 
 /* Updates all arrays in place; returns into how many threads' shares the work was cut. */
 int cyopt_step(const struct cyopt_array *arrays, ptrdiff_t n_arrays,

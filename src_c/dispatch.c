@@ -40,7 +40,7 @@ cyopt_kernel *cyopt_find_kernel(int isa, int dtype, const struct cyopt_scalars *
 
 const char *cyopt_rule_name(int rule)
 {
-#define RULE_NAME(name, function, variant, slots) #name,
+#define RULE_NAME(name, function, variant, slots, cost) #name,
     static const char *const names[] = {CYOPT_RULES(RULE_NAME)};
 #undef RULE_NAME
     return rule >= 0 && rule < CYOPT_N_RULES ? names[rule] : NULL;

@@ -11,11 +11,11 @@ cyopt_kernel_table cyopt_kernels_base(enum cyopt_dtype dtype);
 cyopt_kernel_table cyopt_kernels_avx2(enum cyopt_dtype dtype);
 cyopt_kernel_table cyopt_kernels_avx512(enum cyopt_dtype dtype);
 
-/* Lines of 64 bytes moved that are worth a thread of their own: 8 MiB, or 300,000 parameters of
- * Adam in float32, 85 us of work. Waking a helper takes 15 us of the caller and 20 to 40 us until
- * it begins; a second thread won from 40,000 to 60,000 lines on, whatever the rule (2 virtual cores
- * of an EPYC 9004, measured). bench/NOTES.md has the figures. */
-#define CYOPT_DEFAULT_GRAIN 98304
+/* Work that is worth a thread of its own: 60 us, as 210,000 parameters of Adam in float32, or
+ * 700,000 of SGD. Waking a helper takes 10 us of the caller, and 30 us until it begins; a second
+ * thread won from 40 to 50 us of work on, whatever the rule (2 virtual cores of an EPYC 9004,
+ * measured: bench/NOTES.md). */
+#define CYOPT_DEFAULT_GRAIN 131072
 
 /* scalars.c: cyopt_prepare() in the floating-point environment that is set. */
 void cyopt_compute_scalars(const struct cyopt_hyper *hyper, int64_t t,

@@ -4,9 +4,9 @@
 
 #include <math.h>
 
-/* beta1^t and beta2^t by repeated squaring: multiplications only, so the same bits on every machine,
- * which libm's pow() does not promise. Both at once, and times 1 where a bit of t is 0, which
- * changes nothing: a step waits for these two chains, and a branch on t is mispredicted. */
+/* beta1^t and beta2^t by repeated squaring: multiplications only, so the same bits on every
+ * machine, which libm's pow() does not promise. Both at once, and times 1 where a bit of t is 0,
+ * which changes nothing: a step waits for these two chains, and a branch on t is mispredicted. */
 static void powers_by_squaring(const double beta[2], int64_t t, double power[2])
 {
     double b1 = beta[0], b2 = beta[1], p1 = 1.0, p2 = 1.0;

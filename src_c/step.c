@@ -66,15 +66,12 @@ static ptrdiff_t lines_of(const struct cyopt_array *array)
     return (array->size - 1 + missing(array)) / per_line(array) + 1;
 }
 
-/* Lines that a step over this array reads or writes, counted as often as it does. */
-static ptrdiff_t moved(const struct cyopt_array *array, const struct cyopt_scalars *sets)
+static ptrdiff_t work_of(const struct cyopt_array *array, const struct cyopt_scalars *sets)
 {
-#define STREAMS(name, function, variant, slots)                                                    \
-    3 + 2 * (((slots) & 1) + ((slots) >> 1 & 1) + ((slots) >> 2 & 1)),
-    static const unsigned char streams[] = {CYOPT_RULES(STREAMS)};
-#undef STREAMS
-    const ptrdiff_t lines = whole_lines(array);
-    return lines ? lines * streams[sets[array->set].rule] : 0;
+#define COST(name, function, variant, slots, cost) cost,
+    static const unsigned char costs[] = {CYOPT_RULES(COST)};
+#undef COST
+    return array->grad ? whole_lines(array) * costs[sets[array->set].rule] : 0;
 }
 
 static void *advance(void *address, ptrdiff_t bytes)
@@ -175,16 +172,16 @@ static int automatic_threads(const struct cyopt_config *config)
     return cpus > 0 ? cpus : 1;
 }
 
-/* One thread up to `grain` lines, two from there to twice as many, and so on: no thread is woken
- * for work that those already awake end sooner. */
-int cyopt_team_size(ptrdiff_t lines, const struct cyopt_config *config)
+/* One thread up to `grain`, two from there to twice as much, and so on: no thread is woken for work
+ * that those already awake end sooner. */
+int cyopt_team_size(ptrdiff_t work, const struct cyopt_config *config)
 {
-    if (lines <= config->grain || !cyopt_has_threads())
+    if (work <= config->grain || !cyopt_has_threads())
         return 1;
     int limit = config->num_threads > 0 ? config->num_threads : automatic_threads(config);
     if (limit > CYOPT_MAX_TEAM)
         limit = CYOPT_MAX_TEAM;
-    const ptrdiff_t wanted = (lines - 1) / config->grain + 1;
+    const ptrdiff_t wanted = (work - 1) / config->grain + 1;
     return wanted < limit ? (int)wanted : limit;
 }
 
@@ -225,7 +222,7 @@ int cyopt_step(const struct cyopt_array *arrays, ptrdiff_t n_arrays,
     for (ptrdiff_t i = 0; i < n_arrays; i++) {
         lines += lines_of(&arrays[i]);
         whole += whole_lines(&arrays[i]);
-        work += moved(&arrays[i], sets);
+        work += work_of(&arrays[i], sets);
     }
     const int team = cyopt_team_size(work, config);
     const int n_shares = team <= whole ? team : (int)whole;

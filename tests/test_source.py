@@ -46,7 +46,7 @@ def test_rules_are_the_same_in_c_and_python():
 
 @pytest.mark.parametrize("row", table("CYOPT_RULES") if C_SOURCES else [], ids=lambda row: row[0])
 def test_a_rule_has_the_function_and_the_state_of_its_python(row):
-    name, function, variant, slots = row
+    name, function, variant, slots, _ = row
     rule = RULES[name]
     flags = {flag.removeprefix("CYOPT_").lower() for flag in re.findall(r"CYOPT_\w+", variant)}
     assert function == rule.function.__name__
