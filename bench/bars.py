@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import product
-from signal import SIGCONT, SIGSTOP
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import cyopt
 from cyopt import _cpu
+from cyopt.bench import machine
 from cyopt.bench.cases import RULES, Case
+from cyopt.bench.compare import find, times_faster
 from cyopt.bench.implementations import (
     AS_WRITTEN,
     TWIN,
@@ -27,16 +30,17 @@ from cyopt.bench.implementations import (
     numpy_as_written,
 )
 from cyopt.bench.run import Record, fits, run_case
-from cyopt.bench.timing import FULL, median, ratio
+from cyopt.bench.timing import Effort, median, ratio
 from cyopt.bench.workloads import Workload, model, one_array
 
 OURS = f"cyopt {_cpu.ISAS_AVAILABLE[0]}"
 DTYPES = ("float32", "float64")
+EFFORT = Effort(rounds=15, least=5, sample=4e-3, budget=2.5)
 LARGE = (10_000_000, 40_000_000)
 # Where a second thread begins to pay is somewhere between these.
 AROUND_TWO_THREADS = (100_000, 200_000, 300_000, 400_000, 600_000, 800_000, 1_000_000, 1_500_000)
-SMALL_MODELS = {"digits": model("digits"), "20k": one_array(20_000)}
-SIX = Workload("six", [(16,)] * 6)
+SMALL_MODELS = (model("digits"), one_array(20_000))
+SIX = Workload("6 arrays of 16", [(16,)] * 6)
 
 
 class Value(NamedTuple):
@@ -50,11 +54,11 @@ class Bar(NamedTuple):
     """What is promised: every figure is at least, or at most, `limit`."""
 
     text: str
-    threads: str
+    threads: int
     limit: float
-    at_most: bool
     unit: str
     values: Callable[[], Iterable[Value]]
+    at_most: bool = False
 
     def worst(self) -> Value | None:
         """The figure that comes nearest to breaking the promise; None if nothing was measured."""
@@ -93,7 +97,7 @@ class Measured:
             if fits(RULES[rule], dtype, workload, len(implementations)):
                 case = Case(RULES[rule], dtype, workload)
                 self.cases[key], wrong = run_case(
-                    case, implementations, threads, FULL, lambda: None
+                    case, implementations, threads, EFFORT, lambda: None
                 )
                 self.wrong += wrong
         return self.cases[key]
@@ -102,12 +106,12 @@ class Measured:
         """Twin / cyopt over large arrays, every rule."""
         for rule, size in product(RULES, LARGE):
             found = self.case(rule, dtype, one_array(size), [best_cyopt], [1, 2])
-            yield from compare(found, TWIN, OURS, n)
+            yield from compare(found, TWIN, n)
 
     def against(self, peer: str, workload: Workload, n: int, rule: str = "adam") -> Iterator[Value]:
         """Peer / cyopt in float32."""
         found = self.case(rule, "float32", workload, [best_cyopt, *self.peers], [n])
-        yield from compare(found, peer, OURS, n)
+        yield from compare(found, peer, n)
 
     def step(self, workload: Workload) -> Iterator[Value]:
         """Microseconds of a whole step of Adam in float32."""
@@ -121,7 +125,7 @@ class Measured:
         for n in (1_000_000, *LARGE):
             implementations = [best_cyopt, numpy_as_written]
             found = self.case(rule, "float32", one_array(n), implementations, [1])
-            yield from compare(found, AS_WRITTEN, OURS, 1)
+            yield from compare(found, AS_WRITTEN, 1)
 
     def two_threads(self) -> Iterator[Value]:
         """Two threads / one thread, every rule and dtype, where the second one begins to pay."""
@@ -133,19 +137,11 @@ class Measured:
                 yield Value(ratio(two.seconds, one.seconds), describe(two))
 
 
-def find(records: Iterable[Record], name: str, threads: int) -> Record | None:
-    """The record of an implementation."""
-    for record in records:
-        if record.implementation == name and record.threads == threads:
-            return record
-    return None
-
-
-def compare(records: list[Record], other: str, ours: str, threads: int) -> Iterator[Value]:
-    """How many times as long `other` takes, if both were measured."""
-    theirs, mine = find(records, other, threads), find(records, ours, threads)
-    if theirs and mine:
-        yield Value(ratio(theirs.seconds, mine.seconds), describe(mine))
+def compare(records: list[Record], other: str, threads: int) -> Iterator[Value]:
+    """How many times as long as cyopt `other` takes, if both were measured."""
+    theirs, ours = find(records, other, threads), find(records, OURS, threads)
+    if ours and (times := times_faster(ours, theirs)):
+        yield Value(times, describe(ours))
 
 
 def describe(record: Record) -> str:
@@ -173,22 +169,22 @@ def subnormal_over_normal(n: int = 1_000_000, rounds: int = 41) -> Iterator[Valu
 
 def busy_over_idle(rounds: int = 41, calls: int = 200) -> Iterator[Value]:
     """A small model's step beside a process that takes a whole core / without it."""
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    busy = psutil.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        for name, workload in SMALL_MODELS.items():
+        for workload in SMALL_MODELS:
             case = Case(RULES["adam"], "float32", workload)
             optimizer = cyopt.Adam(case.params)
-            seconds: dict[int, list[float]] = {SIGSTOP: [], SIGCONT: []}
+            seconds: dict[str, list[float]] = {"suspend": [], "resume": []}
             for _ in range(rounds):
-                for signal, samples in seconds.items():
-                    busy.send_signal(signal)
+                for change, samples in seconds.items():
+                    getattr(busy, change)()
                     time.sleep(0.01)  # until the scheduler has noticed
                     begin = time.perf_counter()
                     for _ in range(calls):
                         optimizer.step(case.grads)
                     samples.append((time.perf_counter() - begin) / calls)
-            idle, beside = median(seconds[SIGSTOP]), median(seconds[SIGCONT])
-            yield Value(beside / idle, f"adam float32 {name}")
+            beside, alone = median(seconds["resume"]), median(seconds["suspend"])
+            yield Value(beside / alone, f"adam float32 {workload.name}")
     finally:
         busy.kill()
         busy.wait()
@@ -197,77 +193,67 @@ def busy_over_idle(rounds: int = 41, calls: int = 200) -> Iterator[Value]:
 def bars(m: Measured) -> list[Bar]:
     """Every promise."""
     mnist, many, hundred = model("mnist"), model("many-small"), one_array(100)
-    torch = "torch fused"
-    found = []
-    for dtype, limit in zip(DTYPES, (0.93, 0.85), strict=True):
-        for n in (1, 2):
-            found.append(
-                Bar(
-                    f"share of the traffic twin, every rule, n >= 10M, {dtype}",
-                    str(n),
-                    limit,
-                    False,
-                    "",
-                    lambda dtype=dtype, n=n: m.shares_of_twin(dtype, n),
-                )
-            )
 
-    def at_least(text: str, threads: int, limit: float, values: Any) -> None:
-        found.append(Bar(text, str(threads), limit, False, "x", values))
+    def share(dtype: str, threads: int, limit: float) -> Bar:
+        values = partial(m.shares_of_twin, dtype, threads)
+        return Bar(f"share of the twin, {dtype}, all rules, n >= 10M", threads, limit, "", values)
 
-    for n in (10_000, 100_000):
-        at_least(
-            f"Numba njit over cyopt, n = {n:,}",
-            1,
-            0.97,
-            lambda n=n: m.against("Numba", one_array(n), 1),
-        )
-    at_least(
-        "torch._fused_adam_ over cyopt, n = 10,000",
-        1,
-        1.3,
-        lambda: m.against("torch._fused_adam_", one_array(10_000), 1),
-    )
-    at_least("torch fused over cyopt, n = 100", 1, 100, lambda: m.against(torch, hundred, 1))
-    at_least("torch fused over cyopt, 1,000 x 1,000", 1, 7, lambda: m.against(torch, many, 1))
-    at_least("torch fused over cyopt, mnist", 1, 1 / 0.6, lambda: m.against(torch, mnist, 1))
-    at_least("torch fused over cyopt, mnist", 2, 1 / 0.5, lambda: m.against(torch, mnist, 2))
-    for rule, limit in (("adam", 10), ("adagrad", 3.5), ("sgd", 2)):
-        at_least(
-            f"NumPy as written over cyopt, {rule}, n >= 1M",
-            1,
-            limit,
-            lambda rule=rule: m.over_numpy(rule),
-        )
+    def over(peer: str, workload: Workload, threads: int, limit: float) -> Bar:
+        values = partial(m.against, peer, workload, threads)
+        return Bar(f"{peer} over cyopt, {workload.name}", threads, limit, "x", values)
+
+    def over_numpy(rule: str, limit: float) -> Bar:
+        values = partial(m.over_numpy, rule)
+        return Bar(f"{AS_WRITTEN} over cyopt, {rule}, n >= 1M", 1, limit, "x", values)
+
+    def in_all(workload: Workload, limit: float) -> Bar:
+        values = partial(m.step, workload)
+        return Bar(f"a step in all, {workload.name}", 1, limit, "us", values, at_most=True)
+
     return [
-        *found,
-        Bar("opt.step([g]) in all, n = 100", "1", 0.6, True, "us", lambda: m.step(hundred)),
-        Bar("opt.step of 6 arrays of 16, in all", "1", 1.0, True, "us", lambda: m.step(SIX)),
-        Bar("subnormal over normal state", "1", 1.1, True, "x", subnormal_over_normal),
-        Bar("2 threads over 1, every rule and size", "2", 1.1, True, "x", m.two_threads),
-        Bar("small model beside a busy process", "all", 1.5, True, "x", busy_over_idle),
+        *(share("float32", n, 0.93) for n in (1, 2)),
+        *(share("float64", n, 0.85) for n in (1, 2)),
+        over("Numba", one_array(10_000), 1, 0.97),
+        over("Numba", one_array(100_000), 1, 0.97),
+        over("torch._fused_adam_", one_array(10_000), 1, 1.3),
+        over("torch fused", hundred, 1, 100),
+        over("torch fused", many, 1, 7),
+        over("torch fused", mnist, 1, 1 / 0.6),
+        over("torch fused", mnist, 2, 1 / 0.5),
+        over_numpy("adam", 10),
+        over_numpy("adagrad", 3.5),
+        over_numpy("sgd", 2),
+        in_all(hundred, 0.6),
+        in_all(SIX, 1.0),
+        Bar("subnormal over normal", 1, 1.1, "x", subnormal_over_normal, at_most=True),
+        Bar("2 threads over 1, all rules", 2, 1.1, "x", m.two_threads, at_most=True),
+        Bar("small model, busy over idle machine", 2, 1.5, "x", busy_over_idle, at_most=True),
     ]
 
 
 def report(peers: Sequence[Implementation]) -> None:
     """Measure and print every bar."""
     console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(str(machine.describe(machine.load())), highlight=False, markup=False)
     before = _cpu.get_config()
     measured = Measured(peers)
-    table = Table(title="bars, Adam float32 unless said", title_justify="left")
-    for heading in ("", "threads", "bar", "reached", "worst case", ""):
+    title = "What cyopt promises, and what it reached (Adam float32 unless said)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("", "threads", "bar", "reached", "nearest to it", ""):
         table.add_column(heading)
     for bar in track(bars(measured), "bars", console=console, transient=True, auto_refresh=False):
-        sign = "<=" if bar.at_most else ">="
-        value = bar.worst()
-        wanted = f"{sign} {bar.limit:.3g} {bar.unit}"
-        if value is None:
-            table.add_row(bar.text, bar.threads, wanted, "", "", "not measured")
-            continue
-        verdict = "[green]holds[/]" if bar.holds(value) else "[red]does not hold[/]"
-        reached = f"{value.figure:.3g} {bar.unit}"
-        table.add_row(bar.text, bar.threads, wanted, reached, value.where, verdict)
+        table.add_row(*cells(bar, bar.worst()))
         _cpu.set_config(**before)
     console.print(table)
     for wrong in measured.wrong:
         console.print(f"wrong result, not timed: {wrong}", style="red")
+
+
+def cells(bar: Bar, value: Value | None) -> list[str]:
+    """A row of the table."""
+    sign = "<=" if bar.at_most else ">="
+    promise = [bar.text, str(bar.threads), f"{sign} {bar.limit:.3g} {bar.unit}"]
+    if value is None:
+        return [*promise, "", "", "not measured"]
+    verdict = "[green]holds[/]" if bar.holds(value) else "[red]does not hold[/]"
+    return [*promise, f"{value.figure:.3g} {bar.unit}", value.where, verdict]

@@ -55,14 +55,20 @@ class Results:
             {**each._asdict(), "error": each.error if math.isfinite(each.error) else None}
             for each in self.wrong
         ]
-        everything = {
-            "machine": self.machine,
-            "settings": self.settings,
-            "records": [record.as_dict() for record in self.records],
-            "wrong": wrong,
-            "skipped": self.skipped,
+        parts = {
+            "machine": json.dumps(self.machine, indent=1),
+            "settings": json.dumps(self.settings),
+            "records": _one_per_line([record.as_dict() for record in self.records]),
+            "wrong": _one_per_line(wrong),
+            "skipped": json.dumps(self.skipped),
         }
-        path.write_text(json.dumps(everything, indent=1), encoding="utf-8")
+        body = ",\n".join(f'"{name}": {text}' for name, text in parts.items())
+        path.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
+
+
+def _one_per_line(values: Sequence[Mapping[str, Any]]) -> str:
+    """A JSON array: a tool can compare two files by lines."""
+    return "[\n" + ",\n".join(map(json.dumps, values)) + "\n]"
 
 
 def tables(records: Sequence[Record], width: int) -> Iterator[Group]:

@@ -59,14 +59,15 @@ class Record:
         return self.bytes / self.median / 1e9
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, with what can be computed from the rest."""
-        return {
-            **asdict(self),
+        """For JSON, with what can be computed from the rest; times in 4 digits."""
+        computed = {
             "median": self.median,
             "spread": self.spread,
             "ns_per_element": self.ns_per_element,
             "gigabytes_per_second": self.gigabytes_per_second,
         }
+        rounded = {name: float(f"{value:.4g}") for name, value in computed.items()}
+        return {**asdict(self), **rounded, "seconds": [float(f"{s:.4g}") for s in self.seconds]}
 
 
 class Wrong(NamedTuple):

@@ -19,7 +19,7 @@ class Effort(NamedTuple):
     budget: float  # seconds of one subject in one case
 
 
-FULL = Effort(rounds=15, least=5, sample=4e-3, budget=2.5)
+FULL = Effort(rounds=11, least=3, sample=3e-3, budget=1.0)
 QUICK = Effort(rounds=5, least=3, sample=2e-3, budget=0.2)
 
 _WARMED_BY_ITSELF = 20e-3  # seconds: a longer sample is not changed by what lay in the caches
