@@ -38,6 +38,7 @@ Implementation = Callable[[Case, Sequence[int]], Iterable[Subject]]
 
 AS_WRITTEN = "NumPy as written"
 CYOPT, TWIN, COPY, TRIAD = "cyopt", "traffic twin", "memcpy", "triad"
+ROOF_BYTES = 1 << 30  # of memory for the roof, beyond any cache; more is moved in several passes
 _ROOF_FROM = 1_000_000  # elements; below, starting Python's threads takes longer than the copy
 
 
@@ -114,29 +115,30 @@ def roof(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """The step's bytes moved by memcpy, and by STREAM's triad: what this memory gives others."""
     if case.workload.elements < _ROOF_FROM:
         return
-    memory = np.ones(case.bytes // 8)
+    passes = math.ceil(case.bytes / ROOF_BYTES)
+    memory = np.ones(case.bytes // passes // 8)
     for n in threads:
         for name, work, parts in ((COPY, _roof.copy, 2), (TRIAD, _triad, 3)):
             size = memory.size // parts
             streams = [memory[i * size : (i + 1) * size] for i in range(parts)]
-            yield _parallel(name, work, streams, n)
+            yield _parallel(name, work, streams, n, passes)
 
 
 def _triad(a: Array, b: Array, c: Array) -> None:
     _roof.triad(a, b, c, 3.0)
 
 
-def _parallel(name: str, work: Any, streams: list[Array], n: int) -> Subject:
-    """`work` over n equal parts of the streams, each on a Python thread of its own."""
+def _parallel(name: str, work: Any, streams: list[Array], n: int, passes: int) -> Subject:
+    """`work` over n equal parts of the streams, each on a Python thread of its own, some times."""
     if work is _roof.copy:
         streams = [stream.view(np.uint8) for stream in streams]
     cut = math.ceil(streams[0].size / n / 64) * 64
     parts = [[s[i * cut : (i + 1) * cut] for s in streams] for i in range(n)]
-    if n == 1:
-        return Subject(name, "work(*part)", {"work": work, "part": parts[0]})
-    pool = ThreadPoolExecutor(n)
-    names: dict[str, Any] = {"pool": pool, "work": work, "parts": parts}
-    statement = "list(pool.map(lambda part: work(*part), parts))"
+    names: dict[str, Any] = {"work": work, "part": parts[0], "parts": parts, "passes": passes}
+    statement = "for _ in range(passes): work(*part)"
+    if n > 1:
+        names["pool"] = ThreadPoolExecutor(n)
+        statement = "for _ in range(passes): list(pool.map(lambda part: work(*part), parts))"
     return Subject(name, statement, names, n)
 
 

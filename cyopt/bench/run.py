@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from cyopt.bench.cases import CHECKED_STEPS, Case, Rule
-from cyopt.bench.implementations import Implementation, Subject
+from cyopt.bench.implementations import ROOF_BYTES, Implementation, Subject
 from cyopt.bench.timing import Effort, measure, median, spread
 from cyopt.bench.workloads import Workload
 
@@ -81,11 +81,11 @@ class Wrong(NamedTuple):
 def fits(rule: Rule, dtype: str, workload: Workload, implementations: int) -> bool:
     """Whether the machine has memory for a case and for what all implementations keep of it.
 
-    Three arrays are the case's own and three temporaries. The roof has as many as a step has
-    streams, and each of the others state, a stream for reading and one for writing it.
+    Three arrays are the case's own and three temporaries. Each implementation has state, a stream
+    for reading and one for writing it, but the roof, which has a fixed size.
     """
-    arrays = 6 + rule.streams + (implementations - 1) * (rule.streams - 2) / 2
-    needed = workload.elements * np.dtype(dtype).itemsize * arrays
+    arrays = 6 + (implementations - 1) * (rule.streams - 3) / 2
+    needed = workload.elements * np.dtype(dtype).itemsize * arrays + ROOF_BYTES
     return bool(needed < psutil.virtual_memory().available)
 
 
