@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections.abc import Callable, Sequence
 from timeit import Timer
@@ -31,21 +32,22 @@ def measure(
     """Seconds of one call, for each subject and each of its rounds.
 
     A subject's sample is as many calls as take `effort.sample`, after one call that brings its data
-    back into the caches. Each round begins with another subject, so that none always follows the
-    same one; subjects that take long have fewer rounds. `advance` is called after each.
+    back into the caches. Each round has an order of its own, so that none always follows the same
+    one; subjects that take long have fewer rounds. `advance` is called after each.
     """
     timers = [Timer(s.statement, globals=s.namespace) for s in subjects]
     calls = [_calibrate(s, t, effort) for s, t in zip(subjects, timers, strict=True)]
     seconds: list[list[float]] = [[] for _ in subjects]
     turns = list(zip(subjects, timers, calls, seconds, strict=True))
+    order = random.Random(0)
     for _ in range(effort.rounds):
+        order.shuffle(turns)
         for subject, timer, n, samples in turns:
             if len(samples) < effort.least or sum(samples) * n < effort.budget:
                 subject.prepare()
                 if not samples or samples[-1] * n < _WARMED_BY_ITSELF:
                     timer.timeit(1)
                 samples.append(timer.timeit(n) / n)
-        turns = turns[1:] + turns[:1]
         advance()
     return seconds
 
