@@ -20,7 +20,9 @@ test-all: .venv/built  ## The tests with the whole of every matrix, and the inst
 	$(BIN)/python -m pytest --full
 
 bench: .venv-bench/built  ## Time a step beside NumPy and the peers of bench/; half an hour. ARGS="--quick" and others.
-	.venv-bench/bin/python bench --bars --json bench/results/local.json --plot bench/results/local.png $(ARGS)
+	@mkdir -p bench/results
+	.venv-bench/bin/python bench --json bench/results/local.json --plot bench/results/local.png $(ARGS)
+	.venv-bench/bin/python bench --bars --json bench/results/local-bars.json
 
 lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff check .

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from importlib.metadata import version
 
 from cyopt.bench import add_arguments, main
 
@@ -11,19 +13,23 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser("python bench")
     add_arguments(parser)
     parser.add_argument(
-        "--bars", action="store_true", help="first, what cyopt promises: each bar, and the figure"
+        "--bars",
+        action="store_true",
+        help="measure what cyopt promises instead: each bar, and the figure",
     )
     args = parser.parse_args()
 
     # After the arguments, and not for --help.
     print("Importing the peers; DeepSpeed compiles its kernel once, in a minute.", file=sys.stderr)
-    from peers import MISSING, PEERS
+    from peers import HOW, MISSING, PEERS
 
     if MISSING:
         missing = "; ".join(f"{peer} ({how})" for peer, how in MISSING.items())
         print(f"Measuring without {missing}", file=sys.stderr)
+    about = {name: version(name) for name in HOW if name not in MISSING}
+    about["GOMP_SPINCOUNT"] = os.environ["GOMP_SPINCOUNT"]
     if args.bars:
         from bars import report
 
-        report(PEERS)
-    sys.exit(main(args, PEERS))
+        sys.exit(report(PEERS, about, args.json))
+    sys.exit(main(args, PEERS, about))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,14 +34,18 @@ from cyopt.bench.implementations import (
 from cyopt.bench.run import Record, fits, run_case
 from cyopt.bench.timing import Effort, median, ratio
 from cyopt.bench.workloads import Workload, model, one_array
+from cyopt.runtime import Info
 
 OURS = f"cyopt {_cpu.ISAS_AVAILABLE[0]}"
 DTYPES = ("float32", "float64")
 EFFORT = Effort(rounds=15, least=5, sample=4e-3, budget=2.5)
 LARGE = (10_000_000, 40_000_000)
 # Where a second thread begins to pay is somewhere between these.
-AROUND_TWO_THREADS = (100_000, 200_000, 300_000, 400_000, 600_000, 800_000, 1_000_000, 1_500_000)
+# just behind the thresholds of the rules, by their costs, and on.
+AROUND_TWO_THREADS = (105_000, 131_000, 210_000, 263_000, 350_000, 420_000, 525_000, 700_000)
+BEYOND_TWO_THREADS = (875_000, 1_000_000, 2_000_000, 4_000_000, *LARGE)
 SMALL_MODELS = (model("digits"), one_array(20_000))
+# Next to no arithmetic: what a step over 6 arrays costs beyond it.
 SIX = Workload("6 arrays of 16", [(16,)] * 6)
 
 
@@ -81,6 +87,7 @@ class Measured:
         self.peers = peers
         self.cases: dict[Any, list[Record]] = {}
         self.wrong: list[Any] = []
+        self.skipped: list[str] = []
 
     def case(
         self,
@@ -100,18 +107,20 @@ class Measured:
                     case, implementations, threads, EFFORT, lambda: None
                 )
                 self.wrong += wrong
+            else:
+                self.skipped.append(f"{rule} {dtype} {workload.name}")
         return self.cases[key]
 
     def shares_of_twin(self, dtype: str, n: int) -> Iterator[Value]:
         """Twin / cyopt over large arrays, every rule."""
         for rule, size in product(RULES, LARGE):
             found = self.case(rule, dtype, one_array(size), [best_cyopt], [1, 2])
-            yield from compare(found, TWIN, n)
+            yield from over_cyopt(found, TWIN, n)
 
     def against(self, peer: str, workload: Workload, n: int, rule: str = "adam") -> Iterator[Value]:
         """Peer / cyopt in float32."""
         found = self.case(rule, "float32", workload, [best_cyopt, *self.peers], [n])
-        yield from compare(found, peer, n)
+        yield from over_cyopt(found, peer, n)
 
     def step(self, workload: Workload) -> Iterator[Value]:
         """Microseconds of a whole step of Adam in float32."""
@@ -125,11 +134,11 @@ class Measured:
         for n in (1_000_000, *LARGE):
             implementations = [best_cyopt, numpy_as_written]
             found = self.case(rule, "float32", one_array(n), implementations, [1])
-            yield from compare(found, AS_WRITTEN, 1)
+            yield from over_cyopt(found, AS_WRITTEN, 1)
 
     def two_threads(self) -> Iterator[Value]:
         """Two threads / one thread, every rule and dtype, where the second one begins to pay."""
-        sizes = (*AROUND_TWO_THREADS, *LARGE)
+        sizes = (*AROUND_TWO_THREADS, *BEYOND_TWO_THREADS)
         for rule, dtype, n in product(RULES, DTYPES, sizes):
             found = self.case(rule, dtype, one_array(n), [best_cyopt], [1, 2])
             one, two = (find(found, OURS, threads) for threads in (1, 2))
@@ -137,7 +146,7 @@ class Measured:
                 yield Value(ratio(two.seconds, one.seconds), describe(two))
 
 
-def compare(records: list[Record], other: str, threads: int) -> Iterator[Value]:
+def over_cyopt(records: list[Record], other: str, threads: int) -> Iterator[Value]:
     """How many times as long as cyopt `other` takes, if both were measured."""
     theirs, ours = find(records, other, threads), find(records, OURS, threads)
     if ours and (times := times_faster(ours, theirs)):
@@ -151,6 +160,7 @@ def describe(record: Record) -> str:
 
 def subnormal_over_normal(n: int = 1_000_000, rounds: int = 41) -> Iterator[Value]:
     """A step from subnormal moments and gradients / one from normal ones."""
+    cyopt.set_num_threads(1)
     seconds: dict[float, list[float]] = {1e-3: [], 1e-40: []}
     param = np.ones(n, np.float32)
     optimizer = cyopt.Adam([param])
@@ -231,22 +241,45 @@ def bars(m: Measured) -> list[Bar]:
     ]
 
 
-def report(peers: Sequence[Implementation]) -> None:
-    """Measure and print every bar."""
+def report(peers: Sequence[Implementation], about: Mapping[str, str], file: Path | None) -> int:
+    """Measure and print every bar; save them. Returns the exit code: 1 if a result was wrong."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(str(machine.describe(machine.load())), highlight=False, markup=False)
+    described = {**machine.describe(machine.load()), **about}
+    console.print(str(Info(described)), highlight=False, markup=False)
     before = _cpu.get_config()
     measured = Measured(peers)
-    title = "What cyopt promises, and what it reached (Adam float32 unless said)"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("", "threads", "bar", "reached", "nearest to it", ""):
-        table.add_column(heading)
-    for bar in track(bars(measured), "bars", console=console, transient=True, auto_refresh=False):
-        table.add_row(*cells(bar, bar.worst()))
+    rows = []
+    try:
+        everything = bars(measured)
+        progress = track(everything, "bars", console=console, transient=True, auto_refresh=False)
+        for bar in progress:
+            value = bar.worst() if bar.threads <= cyopt.get_num_threads() else None
+            rows.append((bar, value))
+            _cpu.set_config(**before)
+    except KeyboardInterrupt:
+        console.print("Interrupted: this is what was measured before.", style="yellow")
+    finally:
         _cpu.set_config(**before)
-    console.print(table)
+    console.print(table(rows))
     for wrong in measured.wrong:
-        console.print(f"wrong result, not timed: {wrong}", style="red")
+        console.print(f"WRONG, not timed: {wrong}", style="red", markup=False)
+    for case in measured.skipped:
+        console.print(f"too large for the free memory: {case}", style="yellow")
+    if file:
+        save(file, described, rows, measured)
+        console.print(f"saved: {file}", highlight=False, soft_wrap=True)
+    return 1 if measured.wrong else 0
+
+
+def table(rows: Sequence[tuple[Bar, Value | None]]) -> Table:
+    """Every bar and the figure that comes nearest to it."""
+    title = "What cyopt promises, and what it reached (Adam float32 unless said)"
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("", "threads", "bar", "reached", "nearest to it", ""):
+        grid.add_column(heading)
+    for bar, value in rows:
+        grid.add_row(*cells(bar, value))
+    return grid
 
 
 def cells(bar: Bar, value: Value | None) -> list[str]:
@@ -257,3 +290,28 @@ def cells(bar: Bar, value: Value | None) -> list[str]:
         return [*promise, "", "", "not measured"]
     verdict = "[green]holds[/]" if bar.holds(value) else "[red]does not hold[/]"
     return [*promise, f"{value.figure:.3g} {bar.unit}", value.where, verdict]
+
+
+def save(
+    file: Path,
+    about: Mapping[str, str],
+    rows: Sequence[tuple[Bar, Value | None]],
+    measured: Measured,
+) -> None:
+    """JSON: the machine, each bar with its figure and case, and the records behind them."""
+    kept = {
+        "machine": about,
+        "bars": [
+            {
+                "text": bar.text,
+                "threads": bar.threads,
+                "at_most" if bar.at_most else "at_least": bar.limit,
+                "reached": value and value.figure,
+                "where": value and value.where,
+            }
+            for bar, value in rows
+        ],
+        "records": [record.as_dict() for records in measured.cases.values() for record in records],
+        "skipped": measured.skipped,
+    }
+    file.write_text(json.dumps(kept, indent=None).replace("}, {", "},\n{") + "\n")

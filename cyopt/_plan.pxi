@@ -28,7 +28,9 @@ cdef class Version:
     def __init__(self, int64_t value=0):
         self.value = value
 
-    def change(self):
+    def change(self, dict attributes, dict new):
+        """Update the group's attributes and count it: no signal handler can run between."""
+        attributes.update(new)
         self.value += 1
 
     def __reduce__(self):
@@ -197,6 +199,8 @@ cdef class Plan:
         if node is None:
             return (i < self._n and self._same_param(params, i)
                     and self._match_grad(grads, i, kept))
+        if not _has_form(params, node) or not _has_form(grads, node):
+            return False
         keys, children = (<tuple>node)[0], (<tuple>node)[1]
         for i in range(len(keys)):
             if not self._match(_child(params, node, keys, i), _child(grads, node, keys, i),
@@ -322,16 +326,21 @@ cdef class Plan:
         self._steps[0] = max(self._steps[0], now)
 
 
+cdef bint _has_form(object tree, object node):
+    """Whether a tree is a dict, list or tuple of as many children as the structure `node` has."""
+    cdef ptrdiff_t n = len(<tuple>(<tuple>node)[0])
+    if (<tuple>node)[2]:
+        return type(tree) is dict and len(<dict>tree) == n
+    if type(tree) is list:
+        return len(<list>tree) == n
+    return type(tree) is tuple and len(<tuple>tree) == n
+
+
 cdef object _child(object tree, object node, tuple keys, ptrdiff_t i):
-    """Child i of a dict, list or tuple that has the structure `node`; of others NotImplemented."""
-    cdef bint is_mapping = (<tuple>node)[2]
-    if is_mapping:
-        if type(tree) is dict and len(<dict>tree) == len(keys):
-            return (<dict>tree).get(keys[i], NotImplemented)
-    elif type(tree) is list:
-        if len(<list>tree) == len(keys):
-            return (<list>tree)[i]
-    elif type(tree) is tuple:
-        if len(<tuple>tree) == len(keys):
-            return (<tuple>tree)[i]
-    return NotImplemented
+    """Child i of a tree; NotImplemented where it has not the form of `node`: comparing keys may
+    have run anything."""
+    if not _has_form(tree, node):
+        return NotImplemented
+    if type(tree) is dict:
+        return (<dict>tree).get(keys[i], NotImplemented)
+    return (<list>tree)[i] if type(tree) is list else (<tuple>tree)[i]

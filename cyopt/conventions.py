@@ -94,6 +94,13 @@ REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
 }
 
 
+# framework -> a warning for who asks for it
+REMARKS = {
+    "thinc": "thinc clips each gradient to norm 1 and keeps averages by default; this version of"
+    " cyopt does neither: compare with thinc's grad_clip=0, use_averages=False",
+}
+
+
 def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters in `framework` that differ from PyTorch's.
 
@@ -123,11 +130,6 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
             f"{framework} has no default for {', '.join(missing)} of {cls}:"
             f" pass {', '.join(f'{name}=...' for name in missing)}"
         )
-    if framework == "thinc":
-        warnings.warn(
-            "thinc clips each gradient to norm 1 and keeps averages by default; this version of"
-            " cyopt does neither: compare with thinc's grad_clip=0, use_averages=False",
-            UserWarning,
-            stacklevel=3,
-        )
+    if framework in REMARKS:
+        warnings.warn(REMARKS[framework], UserWarning, stacklevel=3)
     return {name: value for name, value in row.items() if name not in given}

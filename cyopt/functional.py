@@ -10,14 +10,12 @@ All is checked before a byte is written; TypeError or ValueError names the argum
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from cyopt import _cpu, optimizers
+from cyopt import _cpu, conventions, optimizers
 from cyopt.arrays import as_array, check_like, check_param, same_order
 from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number, is_scheduled
 from cyopt.optimizer import Optimizer
@@ -181,21 +179,22 @@ def _hyper(
 
 
 def _hyper_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> Hyper:
-    """The class's numbers; making it takes longer than a small step, so the last ones are kept."""
-    betas = given.get("betas")
-    types = tuple(map(type, betas)) if isinstance(betas, tuple) else ()
-    with contextlib.suppress(TypeError):  # a value without a hash, or one that is refused below
-        kind: Any = cls  # mypy #11470: it does not take a class for hashable
-        return _kept_hyper(kind, like, types, **given)
-    return _new_hyper(cls, like, types, **given)
+    """The class's numbers; making them takes longer than a small step, so the last ones are kept.
+
+    Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well.
+    """
+    key = (cls, repr(like), repr(given))
+    hyper = _kept.get(key)
+    if hyper is None:
+        hyper = cls.like(like, **given).groups[0].at(0)
+        if like not in conventions.REMARKS:  # which are made each time
+            if len(_kept) >= 256:
+                _kept.clear()
+            _kept[key] = hyper
+    return hyper
 
 
-def _new_hyper(cls: type[Optimizer], like: str, types: tuple[type, ...], /, **given: Any) -> Hyper:
-    return cls.like(like, **given).groups[0].at(0)
-
-
-# True equals 1.0 and is refused: hence `typed`, and `types` for what is inside betas.
-_kept_hyper = lru_cache(maxsize=256, typed=True)(_new_hyper)
+_kept: dict[tuple[type[Optimizer], str, str], Hyper] = {}
 
 
 def _step(

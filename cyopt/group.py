@@ -72,10 +72,13 @@ class Group:
         fields: dict[str, Any] = {name: values[name] for name in SWITCHES if name in values}
         fields.update({f: 0.0 if f in schedules else x for f, (_, x) in numbers.items()})
         constant = Hyper(rule=self.rule, decay=decay, **fields)
-        self.__dict__.update(
-            _values=values, schedules=schedules, _constant=constant, _checked=set()
-        )
-        self.version.change()
+        new = {
+            "_values": values,
+            "schedules": schedules,
+            "_constant": constant,
+            "_checked": set(),
+        }
+        self.version.change(self.__dict__, new)
 
     def values(self) -> Mapping[str, Any]:
         """All hyperparameters by name."""

@@ -212,4 +212,4 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
 
 def is_scheduled(value: object) -> bool:
     """Whether a hyperparameter is a schedule, or betas with one."""
-    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
+    return callable(value) or (isinstance(value, tuple | list) and any(map(callable, value)))

@@ -107,9 +107,10 @@ class ParameterList:
         self.steps, self.keyed = steps, keyed
         self.plan_type = plan_type
         self.plan: Any = None
+        self._written: Written | None = None  # of the plan
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "plan": None}
+        return {**self.__dict__, "plan": None, "_written": None}
 
     @property
     def team(self) -> int:
@@ -123,7 +124,7 @@ class ParameterList:
 
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend."""
-        self.plan_type, self.plan = plan_type, None
+        self.plan_type, self.plan, self._written = plan_type, None, None
 
     def take_state(self, other: ParameterList) -> None:
         """Go on with the state and counts of `other`, whose parameters are this list's first."""
@@ -158,7 +159,7 @@ class ParameterList:
             plan.set_hypers(hypers, versions)
         plan.run(self._check_grads(given))
         if not all(isinstance(value, np.ndarray) for value in values):
-            self.plan = None  # an address that a DLPack exporter gave is good for one step
+            self.plan = self._written = None  # DLPack's addresses are good for one step
 
     def params(self, values: Sequence[Any]) -> list[Array]:
         """The parameters as arrays, if they are what they were when their state was made."""
@@ -186,6 +187,7 @@ class ParameterList:
 
     def _check_grads(self, grads: Sequence[Any]) -> list[Array | None]:
         """The gradients as arrays, checked in full."""
+        assert self._written
         return [
             as_grad(grad, name, spec.shape, spec.dtype, self._written)
             for grad, name, spec in zip(grads, self.names, self.specs, strict=True)

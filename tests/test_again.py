@@ -1,6 +1,8 @@
 """A step like the last one takes one compiled call; whatever differs is looked at in full."""
 
 import collections
+import pickle
+import sys
 import weakref
 
 import numpy as np
@@ -250,3 +252,94 @@ def test_a_gradient_is_not_kept(view):
         seen = weakref.ref(grads[0])
         del grads
         assert seen() is None
+
+
+WRONG = [
+    ({"a": 1, "b": {}}, [{"a": 1, "c": {}}, {"a": 1, "b": 5}, {"a": 1, "b": {"x": 1}}, {"a": 1}]),
+    ([1, ()], [[1, None], [1, (1,)], [1, {}], [1]]),
+    ({}, [5, None, [], {"x": 1}]),
+]
+
+
+def filled(form):
+    """A tree in which a vector stands for each 1."""
+    if isinstance(form, dict):
+        return {key: filled(child) for key, child in form.items()}
+    if isinstance(form, list | tuple):
+        return type(form)(map(filled, form))
+    return np.ones(3) if form == 1 else form
+
+
+@pytest.mark.parametrize(("form", "wrong"), WRONG, ids=str)
+def test_empty_containers_are_looked_at(form, wrong):
+    opt = cyopt.SGD(filled(form), lr=0.1)
+    for _ in range(2):
+        opt.step(filled(form))
+    for other in wrong:
+        with pytest.raises((TypeError, ValueError)):
+            opt.step(filled(other))
+    opt.step(filled(form))
+
+
+def test_parameters_put_into_an_empty_group_are_noticed():
+    groups = [{"params": [np.ones(3)]}, {"params": []}]
+    opt = cyopt.SGD(groups, lr=0.1)
+    for _ in range(2):
+        opt.step([[np.ones(3)], []])
+    groups[1]["params"].append(np.ones(2))
+    with pytest.raises(ValueError, match="has 1 entries; expected 0"):
+        opt.step([[np.ones(3)], [np.ones(2)]])
+
+
+def test_an_interrupt_while_a_number_is_set():
+    """What `opt.lr` reads is what the next step uses, wherever the interrupt came."""
+    w = np.zeros(1)
+    opt = cyopt.SGD([w], lr=1.0)
+    opt.step([np.ones(1)])
+
+    def interrupt(frame, event, _):
+        if frame.f_code.co_name == "_set" and opt.groups[0]._values["lr"] == 0.5:
+            raise KeyboardInterrupt
+        return interrupt
+
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        opt.lr = 0.5
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    w[:] = 0
+    opt.step([np.ones(1)])
+    assert -w[0] == opt.lr
+
+
+def test_parameters_are_not_pickled():
+    opt, w = cyopt.SGD(lr=0.1), np.zeros(100_000)
+    opt.step([w], [w.copy()])
+    assert len(pickle.dumps(opt)) < 10_000
+    opt = cyopt.SGD(lr=0.1)
+    opt.update("w", w, w.copy())
+    assert len(pickle.dumps(opt)) < 10_000
+
+
+def test_kept_numbers_of_the_functions():
+    def after(lr):
+        p = np.array([-0.0])
+        cyopt.sgd_(p, np.array([1.0]), lr=lr)
+        return np.signbit(p[0])
+
+    assert after(0.0) and not after(-0.0) and after(0.0)
+    w, m, v = np.ones(2), np.zeros(2), np.zeros(2)
+    cyopt.adam_(w, w.copy(), m, v, step=1, lr=1.0, betas=(0, 0.5))
+    with pytest.raises(TypeError):
+        cyopt.adam_(w, w.copy(), m, v, step=1, lr=True, betas=(0, 0.5))
+    with pytest.raises(TypeError):
+        cyopt.adam_(w, w.copy(), m, v, step=1, lr=1.0, betas=(False, 0.5))
+    for betas in ((lambda t: 0.9, 0.999), [lambda t: 0.9, 0.999]):
+        with pytest.raises(TypeError, match="schedule"):
+            cyopt.adam_(w, w.copy(), m, v, step=1, betas=betas)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="thinc"):
+            cyopt.adam_(w, w.copy(), m, v, step=1, like="thinc")

@@ -9,7 +9,7 @@ from same_bits import same_bits
 import cyopt
 from cyopt import _cpu
 
-TILE = 32768  # bytes that a strided gradient is gathered into at a time, as in src_c/parallel.c
+TILE = 32768  # bytes that a strided gradient is gathered into at a time, as in src_c/step.c
 
 
 def draw(shape, dtype, seed=0):

@@ -73,7 +73,11 @@ class Model:
         params = [param.copy() for param in self.case.params]  # jax may keep the memory it is given
         self.params = jax.device_put(params, self.device)
         self.state = jax.device_put(self.optimizer.init(self.params), self.device)
-        self.grads = jax.device_put(self.case.grads, self.device)
+        self.read_grads()
+
+    def read_grads(self) -> None:
+        copies = [grad.copy() for grad in self.case.grads]
+        self.grads = jax.device_put(copies, self.device)
 
     def step(self) -> None:
         self.params, self.state = self.update(self.params, self.state, self.grads)
@@ -89,7 +93,15 @@ def jitted(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
         return
     for n in threads:
         m = Model(case, n)
-        yield Subject("optax jitted", "model.step()", {"model": m}, n, m.start, results=m.results)
+        yield Subject(
+            "optax jitted",
+            "model.step()",
+            {"model": m},
+            n,
+            m.start,
+            read_grads=m.read_grads,
+            results=m.results,
+        )
 
 
 PEERS: list[Implementation] = [jitted]

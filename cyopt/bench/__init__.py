@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace, more: Sequence[Any] = ()) -> int:
-    """Runs the benchmark, with `more` implementations than cyopt's own; returns the exit code."""
+def main(
+    args: argparse.Namespace, more: Sequence[Any] = (), about: Mapping[str, str] | None = None
+) -> int:
+    """Runs the benchmark, with `more` implementations than cyopt's own; returns the exit code.
+
+    `about` says more about the machine, such as the versions of what is measured.
+    """
     missing = [name for module, name in LIBRARIES.items() if not _importable(module)]
     if missing:
         print(
@@ -68,9 +73,12 @@ def main(args: argparse.Namespace, more: Sequence[Any] = ()) -> int:
             file=sys.stderr,
         )
         return 1
-    from cyopt.bench import app
+    try:
+        from cyopt.bench import app
 
-    return app.run(args, more)
+        return app.run(args, more, about or {})
+    except KeyboardInterrupt:
+        return 130
 
 
 def _importable(module: str) -> bool:
@@ -97,6 +105,13 @@ def _file(ending: str) -> Any:
             raise argparse.ArgumentTypeError(f"{text!r} does not end in {ending}")
         if not path.parent.is_dir():
             raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
+        new = not path.exists()
+        try:
+            path.open("ab").close()
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error}") from None
+        if new:
+            path.unlink()
         return path
 
     return check

@@ -16,3 +16,11 @@ def triad(double[::1] a, const double[::1] b, const double[::1] c, double q):
     with nogil:
         for i in range(a.shape[0]):
             a[i] = b[i] + q * c[i]
+
+
+def daxpy(double[::1] a, const double[::1] b, double q):
+    """a = a + q*b, of BLAS: reads twice what it writes, and writes where it has read."""
+    cdef Py_ssize_t i
+    with nogil:
+        for i in range(a.shape[0]):
+            a[i] = a[i] + q * b[i]

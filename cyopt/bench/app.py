@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -24,12 +24,12 @@ from cyopt.bench.workloads import Workload
 _SMALL = 1_000_000  # elements
 
 
-def run(args: argparse.Namespace, more: Sequence[Implementation] = ()) -> int:
+def run(args: argparse.Namespace, more: Sequence[Implementation], about: Mapping[str, str]) -> int:
     """The benchmark; returns the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 100)
     effort = QUICK if args.quick else FULL
     selection = select(args.only, QUICK_CHOICE if args.quick else FULL_CHOICE)
-    results = introduce(console, selection, effort)
+    results = introduce(console, selection, effort, about)
     before = _cpu.get_config()
     interrupted = False
     try:
@@ -43,10 +43,13 @@ def run(args: argparse.Namespace, more: Sequence[Implementation] = ()) -> int:
     return 130 if interrupted else 1 if results.wrong else 0
 
 
-def introduce(console: Console, selection: Selection, effort: Effort) -> report.Results:
+def introduce(
+    console: Console, selection: Selection, effort: Effort, more: Mapping[str, str]
+) -> report.Results:
     """Print the machine and how to read the tables; returns results yet empty."""
     load = machine.load()
     about = machine.describe(load)
+    about.update(more)
     console.print(str(about), highlight=False, markup=False)
     if load.is_busy:
         console.print(

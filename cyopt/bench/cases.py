@@ -15,7 +15,10 @@ from cyopt.rules import RULES as FORMULAS
 Array = np.ndarray[Any, Any]
 
 LR = 1e-3
-CHECKED_STEPS = 2  # the second one reads state that the first one wrote
+# The gradients of the steps that are checked, as factors of those that are timed: another sign, and
+# a size after which second moments shrink. Under equal gradients Adam is the sign of the gradient,
+# and amsgrad is Adam.
+CHECKED_STEPS = (1.0, -0.01, 0.01)
 _PERIOD = 1 << 20  # numbers drawn; longer arrays repeat them
 _BLOCK = 1 << 16  # elements at a time in the reference, so that its temporaries fit a cache
 
@@ -64,14 +67,15 @@ class Case:
         self.rule, self.dtype, self.workload = rule, np.dtype(dtype), workload
         random = np.random.default_rng(0)
         drawn = random.standard_normal((2, min(workload.elements, _PERIOD))).astype(dtype)
-        self._start, gradient = drawn
+        self._start, gradient = drawn[0], abs(drawn[1])
         self.params = [np.empty(shape, dtype) for shape in workload.shapes]
         self.grads = [np.empty(shape, dtype) for shape in workload.shapes]
         # Positive: the traffic twin adds it to second moments, whose root must stay a number.
-        fill(self.grads, abs(gradient))
+        self._gradient = gradient
         self.reset()
         optimizer = cyopt.reference.attach(rule.optimizer(blocks(self.params)))
-        for _ in range(CHECKED_STEPS):
+        for factor in CHECKED_STEPS:
+            self.scale_grads(factor)
             optimizer.step(blocks(self.grads))
         self.expected = [param.copy() for param in self.params]
         self.reset()
@@ -81,8 +85,13 @@ class Case:
         return f"{self.rule.name} {self.dtype.name} {self.workload.name}"
 
     def reset(self) -> None:
-        """Give the parameters their first values."""
+        """Give the parameters and gradients their first values."""
         fill(self.params, self._start)
+        self.scale_grads(1.0)
+
+    def scale_grads(self, factor: float) -> None:
+        """Make the gradients `factor` times their first values."""
+        fill(self.grads, self.dtype.type(factor) * self._gradient)
 
     @property
     def bytes(self) -> int:

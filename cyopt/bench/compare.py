@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+from cyopt import _cpu
 from cyopt.bench.implementations import AS_WRITTEN, CYOPT, TWIN
 from cyopt.bench.run import Record
 from cyopt.bench.timing import ratio
@@ -35,10 +36,12 @@ def find(case: Iterable[Record], implementation: str, threads: int) -> Record | 
     return None
 
 
-def fastest_cyopt(case: Iterable[Record], threads: int) -> Record | None:
-    """Cyopt with the instruction set that took least."""
-    ours = (r for r in case if r.implementation.startswith(CYOPT) and r.threads == threads)
-    return min(ours, key=lambda record: record.median, default=None)
+DEFAULT_CYOPT = f"{CYOPT} {_cpu.ISAS_AVAILABLE[0]}"
+
+
+def default_cyopt(case: Iterable[Record], threads: int) -> Record | None:
+    """Cyopt with the instruction set that it chooses by itself."""
+    return find(case, DEFAULT_CYOPT, threads)
 
 
 def numpy_as_written(case: Iterable[Record]) -> Record | None:

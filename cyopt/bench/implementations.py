@@ -28,6 +28,7 @@ class Subject:
     threads: int = 1
     start: Callable[[], None] = lambda: None  # begins anew, with zero state, before the check
     prepare: Callable[[], None] = lambda: None  # before each use, not timed: sets the threads
+    read_grads: Callable[[], None] = lambda: None  # the gradients have changed; for copies of them
     results: Callable[[], Sequence[Array]] | None = None  # the parameters; None: nothing to check
     exact: bool = False  # the results must have the same bits as the reference's
 
@@ -37,9 +38,9 @@ class Subject:
 Implementation = Callable[[Case, Sequence[int]], Iterable[Subject]]
 
 AS_WRITTEN = "NumPy as written"
-CYOPT, TWIN, COPY, TRIAD = "cyopt", "traffic twin", "memcpy", "triad"
+CYOPT, TWIN, COPY, TRIAD, DAXPY = "cyopt", "traffic twin", "memcpy", "triad", "a += q*b"
 ROOF_BYTES = 1 << 30  # of memory for the roof, beyond any cache; more is moved in several passes
-_ROOF_FROM = 1_000_000  # elements; below, starting Python's threads takes longer than the copy
+_ROOF_FROM = 8_000_000  # bytes of a step; below, starting Python's threads takes too long
 
 
 def numpy_as_written(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
@@ -112,20 +113,31 @@ def cyopt_and_twin(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
 
 
 def roof(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
-    """The step's bytes moved by memcpy, and by STREAM's triad: what this memory gives others."""
-    if case.workload.elements < _ROOF_FROM:
+    """The step's bytes moved by others: memcpy, STREAM's triad, and BLAS's daxpy.
+
+    The last one writes where it has read, as a step does.
+    """
+    if case.bytes < _ROOF_FROM:
         return
     passes = math.ceil(case.bytes / ROOF_BYTES)
     memory = np.ones(case.bytes // passes // 8)
     for n in threads:
-        for name, work, parts in ((COPY, _roof.copy, 2), (TRIAD, _triad, 3)):
-            size = memory.size // parts
-            streams = [memory[i * size : (i + 1) * size] for i in range(parts)]
+        for name, work, arrays, moved in (
+            (COPY, _roof.copy, 2, 2),
+            (TRIAD, _triad, 3, 3),
+            (DAXPY, _daxpy, 2, 3),
+        ):
+            size = memory.size // moved
+            streams = [memory[i * size : (i + 1) * size] for i in range(arrays)]
             yield _parallel(name, work, streams, n, passes)
 
 
 def _triad(a: Array, b: Array, c: Array) -> None:
     _roof.triad(a, b, c, 3.0)
+
+
+def _daxpy(a: Array, b: Array) -> None:
+    _roof.daxpy(a, b, 1e-9)
 
 
 def _parallel(name: str, work: Any, streams: list[Array], n: int, passes: int) -> Subject:

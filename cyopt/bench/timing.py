@@ -31,7 +31,7 @@ def measure(
 ) -> list[list[float]]:
     """Seconds of one call, for each subject and each of its rounds.
 
-    A subject's sample is as many calls as take `effort.sample`, after one call that brings its data
+    A subject's sample is as many calls as take `effort.sample`, after as many that bring its data
     back into the caches. Each round has an order of its own, so that none always follows the same
     one; subjects that take long have fewer rounds. `advance` is called after each.
     """
@@ -46,7 +46,7 @@ def measure(
             if len(samples) < effort.least or sum(samples) * n < effort.budget:
                 subject.prepare()
                 if not samples or samples[-1] * n < _WARMED_BY_ITSELF:
-                    timer.timeit(1)
+                    timer.timeit(n)
                 samples.append(timer.timeit(n) / n)
         advance()
     return seconds
