@@ -1,10 +1,12 @@
 """The benchmark: its command line and files, what it refuses to time, and what it measures with."""
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,9 @@ import pytest
 
 import cyopt
 from cyopt.bench import add_arguments, main
-from cyopt.bench.cases import RULES, Case
+from cyopt.bench.cases import CHECKED_STEPS, LR, RULES, Case
 from cyopt.bench.selection import FULL_CHOICE, select, term
-from cyopt.bench.timing import ratio, spread
+from cyopt.bench.timing import Effort, measure, ratio, spread
 from cyopt.bench.workloads import SIZES, model, one_array, short
 
 needs_libraries = 'the benchmark\'s libraries are missing, pip install "cyopt[bench]"'
@@ -23,10 +25,10 @@ for library in ("cpuinfo", "matplotlib", "psutil", "rich"):
     pytest.importorskip(library, reason=needs_libraries)
 
 from cyopt import _cpu  # noqa: E402
-from cyopt.bench import _twin  # noqa: E402
-from cyopt.bench.implementations import Subject  # noqa: E402
+from cyopt.bench import _twin, compare  # noqa: E402
+from cyopt.bench.implementations import TWIN, Subject, cyopt_and_twin, roof  # noqa: E402
 from cyopt.bench.report import Results, conclusion, duration  # noqa: E402
-from cyopt.bench.run import Record, fits  # noqa: E402
+from cyopt.bench.run import Record, fits, run_case  # noqa: E402
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TINY = ["--quick", "--only", "sgd", "float64", "1k", "1t"]
@@ -277,3 +279,162 @@ def test_spread_and_ratio():
 def test_numbers_are_read_easily():
     assert [short(n) for n in (100, 1_500, 10_000, 40_000_000)] == ["100", "1500", "10k", "40M"]
     assert [duration(s) for s in (9.996e-6, 9.999e-4, 0.5)] == ["10.0 us", "1.00 ms", "500 ms"]
+
+
+# --- impostors, and the harness itself ------------------------------------------------------------
+
+
+def stepping(function):
+    """An implementation that calls `function(t, p, g, *states)` for a case of one array."""
+
+    def implementation(case, threads):
+        states = [np.zeros_like(case.params[0]) for _ in range(3)]
+        names = {"step": function, "p": case.params[0], "g": case.grads[0], "states": states}
+
+        def start():
+            names["t"] = itertools.count(1)
+            for state in states:
+                state[...] = 0
+
+        yield Subject(function.__name__, "step(next(t), p, g, *states)", names, start=start,
+                      results=lambda: case.params)  # fmt: skip
+
+    return implementation
+
+
+def honest_adam(t, p, g, m, v, _):
+    m[...] = 0.9 * m + (1 - 0.9) * g
+    v[...] = 0.999 * v + (1 - 0.999) * g**2
+    p -= LR / (1 - 0.9**t) * m / (np.sqrt(v) / np.sqrt(1 - 0.999**t) + 1e-8)
+
+
+def sign_descent(t, p, g, *_):
+    p -= LR * g / (abs(g) + 1e-8)
+
+
+def lazy(t, p, g, *states):
+    if t <= len(CHECKED_STEPS):
+        honest_adam(t, p, g, *states)
+
+
+def wrong_beta(t, p, g, m, v, _):
+    m[...] = 0.9 * m + (1 - 0.9) * g
+    v[...] = 0.99 * v + (1 - 0.99) * g**2
+    p -= LR / (1 - 0.9**t) * m / (np.sqrt(v) / np.sqrt(1 - 0.99**t) + 1e-8)
+
+
+def fails(t, p, g, *_):
+    raise OSError("no such library")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("rule", "function", "right"),
+    [
+        ("adam", honest_adam, True),
+        ("adam", sign_descent, False),
+        ("adam", wrong_beta, False),
+        ("adam", lazy, False),
+        ("adam", fails, False),
+        ("amsgrad", honest_adam, False),
+        ("amsgrad", sign_descent, False),
+    ],
+)
+def test_impostors_are_not_timed(rule, function, right, dtype):
+    case = Case(RULES[rule], dtype, one_array(1000))
+    short = Effort(rounds=2, least=1, sample=1e-5, budget=1e-3)
+    records, wrong = run_case(case, [stepping(function)], (1,), short, lambda: None)
+    assert [r.implementation for r in records] == ([function.__name__] if right else [])
+    assert len(wrong) == (not right)
+    if function is fails:
+        assert wrong[0].message == "OSError: no such library"
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_last_bit_counts_for_cyopt(exact):
+    case = Case(RULES["sgd"], "float32", one_array(1000))
+    optimizer = RULES["sgd"].optimizer(case.params)
+
+    def almost(case, threads):
+        names = {"opt": optimizer, "grads": case.grads}
+        yield Subject("almost", "opt.step(grads)", names, results=results, exact=exact)
+
+    def results():
+        return [np.nextafter(case.params[0], np.float32(np.inf))]
+
+    short = Effort(rounds=2, least=1, sample=1e-5, budget=1e-3)
+    records, wrong = run_case(case, [almost], (1,), short, lambda: None)
+    assert (len(records), len(wrong)) == ((0, 1) if exact else (1, 0))
+
+
+def test_a_sample_is_the_time_of_one_call():
+    prepared = []
+    subjects = [
+        Subject(
+            str(n),
+            "sleep(n)",
+            {"sleep": time.sleep, "n": n},
+            prepare=lambda n=n: prepared.append(n),
+        )
+        for n in (1e-3, 4e-3)
+    ]
+    effort = Effort(rounds=4, least=2, sample=5e-3, budget=1.0)
+    one, four = measure(subjects, effort, lambda: None)
+    assert len(one) == len(four) == 4
+    assert 1e-3 <= min(one) < 3e-3 < 4e-3 <= min(four) < 12e-3
+    assert sorted(set(prepared)) == [1e-3, 4e-3]
+    assert prepared.count(1e-3) >= 5  # in each round, and to find the number of calls
+
+
+def test_slow_subjects_have_fewer_rounds():
+    subject = Subject("slow", "sleep(0.01)", {"sleep": time.sleep})
+    (seconds,) = measure([subject], Effort(9, 2, 1e-3, 0.015), lambda: None)
+    assert len(seconds) == 2
+
+
+def test_a_subject_runs_with_what_it_says():
+    """The instruction set, the threads and the kernels are those of the name, in the statement."""
+    case = Case(RULES["adam"], "float32", one_array(100))
+    twins = 0
+    for subject in cyopt_and_twin(case, (1, 2)):
+        subject.start()
+        subject.prepare()
+        config = _cpu.get_config()
+        assert config["num_threads"] == subject.threads
+        is_twin = subject.name == TWIN
+        twins += is_twin
+        assert (config["kernels"] == _twin.KERNELS) is is_twin
+        if not is_twin:
+            assert subject.name == f"cyopt {cyopt.get_isa()}"
+    assert twins == 2
+
+
+def test_the_roof_moves_the_bytes_of_the_step():
+    case = Case(RULES["adam"], "float64", one_array(200_000))
+    moved = {"memcpy": 2, "triad": 3, "a += q*b": 3}  # streams
+    arrays = {"memcpy": 2, "triad": 3, "a += q*b": 2}
+    seen = set()
+    for subject in roof(case, (1, 2)):
+        names = subject.namespace
+        parts = [names["part"]] if subject.threads == 1 else names["parts"]
+        size = sum(stream.nbytes for part in parts for stream in part)
+        size = size / arrays[subject.name] * moved[subject.name] * names["passes"]
+        assert size == pytest.approx(case.bytes, rel=1e-3)
+        exec(subject.statement, names)
+        seen.add((subject.name, subject.threads))
+    assert len(seen) == 6
+
+
+def record(implementation, seconds, threads=1):
+    return Record("adam", "float32", "1k", 1, 1000, 28_000, implementation, threads, "", 0.0, True,
+                  seconds)  # fmt: skip
+
+
+def test_figures_of_records():
+    ours = record(compare.DEFAULT_CYOPT, [2e-6, 2e-6, 4e-6])
+    case = [record("cyopt none", [1e-6] * 3), ours, record(TWIN, [1e-6, 1e-6, 2e-6])]
+    assert compare.default_cyopt(case, 1) is ours
+    assert compare.default_cyopt(case, 2) is None
+    assert compare.times_faster(ours, compare.find(case, TWIN, 1)) == pytest.approx(0.5)
+    assert ours.gigabytes_per_second == pytest.approx(14.0)
+    assert ours.ns_per_element == pytest.approx(2.0)
