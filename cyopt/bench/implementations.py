@@ -28,9 +28,9 @@ class Subject:
     threads: int = 1
     start: Callable[[], None] = lambda: None  # begins anew, with zero state, before the check
     prepare: Callable[[], None] = lambda: None  # before each use, not timed: sets the threads
-    read_grads: Callable[[], None] = lambda: None  # the gradients have changed; for copies of them
     results: Callable[[], Sequence[Array]] | None = None  # the parameters; None: nothing to check
     exact: bool = False  # the results must have the same bits as the reference's
+    read_grads: Callable[[], None] = lambda: None  # the gradients have changed; for copies of them
 
 
 # Makes the subjects of one implementation for a case and the thread counts that are asked for;
