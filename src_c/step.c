@@ -53,7 +53,8 @@ static ptrdiff_t missing(const struct cyopt_array *array)
     return (ptrdiff_t)((uintptr_t)array->param % LINE_BYTES) / item_bytes(array);
 }
 
-/* Lines of a parameter that begins where a line does. An array without a gradient is skipped. */
+/* Lines of a parameter that begins where a line does: how many threads a step has must not depend
+ * on where arrays lie. An array without a gradient is skipped; its `set` means nothing. */
 static ptrdiff_t whole_lines(const struct cyopt_array *array)
 {
     return array->grad ? (array->size + per_line(array) - 1) / per_line(array) : 0;

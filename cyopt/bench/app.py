@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class Measurement:
             for workload in self.selection.workloads:
                 name = f"{rule.name} {dtype} {workload.name}"
                 self.progress.update(self.task, description=name, refresh=True)
+                gc.collect()  # the last case: its subjects and their closures refer to each other
                 if fits(rule, dtype, workload, len(self.implementations)):
                     records += self.case(Case(rule, dtype, workload))
                 else:

@@ -1,4 +1,4 @@
-"""The optimizers of as_written.py without temporaries: as fast as NumPy alone goes.
+"""The optimizers of as_written.py without temporaries.
 
 Every operation writes into an array that exists already; each parameter has one scratch array,
 `u`, in which its update is built.
