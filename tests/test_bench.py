@@ -350,6 +350,14 @@ def test_impostors_are_not_timed(rule, function, right, dtype):
         assert wrong[0].message == "OSError: no such library"
 
 
+def test_what_cannot_be_checked_is_not_timed():
+    case = Case(RULES["sgd"], "float32", one_array(10))
+    short = Effort(rounds=2, least=1, sample=1e-5, budget=1e-3)
+    records, wrong = run_case(case, [lambda *_: [Subject("no", "pass", {})]], (1,), short, print)
+    assert records == []
+    assert [w.message for w in wrong] == ["TypeError: it has no results to check"]
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_the_last_bit_counts_for_cyopt(exact):
     case = Case(RULES["sgd"], "float32", one_array(1000))

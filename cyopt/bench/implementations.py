@@ -39,6 +39,7 @@ Implementation = Callable[[Case, Sequence[int]], Iterable[Subject]]
 
 AS_WRITTEN = "NumPy as written"
 CYOPT, TWIN, COPY, TRIAD, DAXPY = "cyopt", "traffic twin", "memcpy", "triad", "a += q*b"
+ROOFS = (TWIN, COPY, TRIAD, DAXPY)  # what computes nothing, and so has no result
 ROOF_BYTES = 1 << 30  # of memory for the roof, beyond any cache; more is moved in several passes
 _ROOF_FROM = 8_000_000  # bytes of a step; below, starting Python's threads takes too long
 

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 
 from cyopt.bench.cases import CHECKED_STEPS, Case, Rule
-from cyopt.bench.implementations import ROOF_BYTES, Implementation, Subject
+from cyopt.bench.implementations import ROOF_BYTES, ROOFS, Implementation, Subject
 from cyopt.bench.timing import Effort, measure, median, spread
 from cyopt.bench.workloads import Workload
 
@@ -129,6 +129,8 @@ def _check(subject: Subject, case: Case) -> tuple[float | None, bool | None]:
     case.reset()
     subject.start()
     if subject.results is None:
+        if subject.name not in ROOFS:
+            raise TypeError("it has no results to check")
         return None, None
     subject.prepare()
     timer = Timer(subject.statement, globals=subject.namespace)
