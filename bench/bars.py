@@ -23,7 +23,7 @@ import cyopt
 from cyopt import _cpu
 from cyopt.bench import machine
 from cyopt.bench.cases import RULES, Case
-from cyopt.bench.compare import find, times_faster
+from cyopt.bench.compare import DEFAULT_CYOPT, find, times_faster
 from cyopt.bench.implementations import (
     AS_WRITTEN,
     TWIN,
@@ -33,16 +33,14 @@ from cyopt.bench.implementations import (
     numpy_as_written,
 )
 from cyopt.bench.run import Record, fits, run_case
+from cyopt.bench.selection import DTYPES
 from cyopt.bench.timing import Effort, median, ratio
 from cyopt.bench.workloads import Workload, model, one_array
 from cyopt.runtime import Info
 
-OURS = f"cyopt {_cpu.ISAS_AVAILABLE[0]}"
-DTYPES = ("float32", "float64")
 EFFORT = Effort(rounds=15, least=5, sample=4e-3, budget=2.5)
 LARGE = (10_000_000, 40_000_000)
-# Where a second thread begins to pay is somewhere between these.
-# just behind the thresholds of the rules, by their costs, and on.
+# Just behind where a second thread begins, by the costs of the rules, and on.
 AROUND_TWO_THREADS = (105_000, 131_000, 210_000, 263_000, 350_000, 420_000, 525_000, 700_000)
 BEYOND_TWO_THREADS = (875_000, 1_000_000, 2_000_000, 4_000_000, *LARGE)
 SMALL_MODELS = (model("digits"), one_array(20_000))
@@ -78,7 +76,7 @@ class Bar(NamedTuple):
 
 def best_cyopt(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """Cyopt with the instruction set that it chooses by itself, and the twin."""
-    return (s for s in cyopt_and_twin(case, threads) if s.name in (OURS, TWIN))
+    return (s for s in cyopt_and_twin(case, threads) if s.name in (DEFAULT_CYOPT, TWIN))
 
 
 class Measured:
@@ -119,16 +117,16 @@ class Measured:
             found = self.case(rule, dtype, one_array(size), [best_cyopt], [1, 2])
             yield from over_cyopt(found, TWIN, n)
 
-    def against(self, peer: str, workload: Workload, n: int, rule: str = "adam") -> Iterator[Value]:
-        """Peer / cyopt in float32."""
-        found = self.case(rule, "float32", workload, [best_cyopt, *self.peers], [n])
+    def against(self, peer: str, workload: Workload, n: int) -> Iterator[Value]:
+        """Peer / cyopt, Adam in float32."""
+        found = self.case("adam", "float32", workload, [best_cyopt, *self.peers], [n])
         yield from over_cyopt(found, peer, n)
 
     def step(self, workload: Workload) -> Iterator[Value]:
         """Microseconds of a whole step of Adam in float32."""
         found = self.case("adam", "float32", workload, [best_cyopt], [1])
         for record in found:
-            if record.implementation == OURS:
+            if record.implementation == DEFAULT_CYOPT:
                 yield Value(record.median * 1e6, describe(record))
 
     def over_numpy(self, rule: str) -> Iterator[Value]:
@@ -143,14 +141,14 @@ class Measured:
         sizes = (*AROUND_TWO_THREADS, *BEYOND_TWO_THREADS)
         for rule, dtype, n in product(RULES, DTYPES, sizes):
             found = self.case(rule, dtype, one_array(n), [best_cyopt], [1, 2])
-            one, two = (find(found, OURS, threads) for threads in (1, 2))
+            one, two = (find(found, DEFAULT_CYOPT, threads) for threads in (1, 2))
             if one and two:
                 yield Value(ratio(two.seconds, one.seconds), describe(two))
 
 
 def over_cyopt(records: list[Record], other: str, threads: int) -> Iterator[Value]:
     """How many times as long as cyopt `other` takes, if both were measured."""
-    theirs, ours = find(records, other, threads), find(records, OURS, threads)
+    theirs, ours = find(records, other, threads), find(records, DEFAULT_CYOPT, threads)
     if ours and (times := times_faster(ours, theirs)):
         yield Value(times, describe(ours))
 

@@ -7,11 +7,10 @@ missing work everywhere; the rest needs `pip install "cyopt[bench]"`.
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from cyopt.extras import libraries_are_there, output_file
 
 __all__ = ["add_arguments", "main"]
 
@@ -48,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " measured in full; sizes and models are one kind. An unknown word lists all",
     )
     add("--quick", action="store_true", help="a few cases, less exactly, in under 30 seconds")
-    add("--json", type=_file(".json"), metavar="FILE", help="where to save every measurement")
+    add("--json", type=output_file(".json"), metavar="FILE", help="where to save every measurement")
     add(
         "--plot",
-        type=_file(".png"),
+        type=output_file(".png"),
         metavar="FILE",
         help="where to save the pictures: GB/s over size in FILE.png, and the models' speed-ups in"
         " FILE-models.png",
@@ -65,13 +64,7 @@ def main(
 
     `about` says more about the machine, such as the versions of what is measured.
     """
-    missing = [name for module, name in LIBRARIES.items() if not _importable(module)]
-    if missing:
-        print(
-            f"cyopt bench needs {', '.join(missing)}, which cannot be imported here."
-            ' Install what it needs:\n\n    pip install "cyopt[bench]"',
-            file=sys.stderr,
-        )
+    if not libraries_are_there("bench", LIBRARIES):
         return 1
     try:
         from cyopt.bench import app
@@ -81,37 +74,8 @@ def main(
         return 130
 
 
-def _importable(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
-
-
 def _term(text: str) -> Any:
     """The type of an argument: importing what knows the words is left to who uses one."""
     from cyopt.bench.selection import term
 
     return term(text)
-
-
-def _file(ending: str) -> Any:
-    """The type of an argument, refused before the measurement and not after it."""
-
-    def check(text: str) -> Path:
-        path = Path(text)
-        if path.suffix != ending:
-            raise argparse.ArgumentTypeError(f"{text!r} does not end in {ending}")
-        if not path.parent.is_dir():
-            raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
-        new = not path.exists()
-        try:
-            path.open("ab").close()
-        except OSError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error}") from None
-        if new:
-            path.unlink()
-        return path
-
-    return check

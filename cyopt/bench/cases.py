@@ -1,4 +1,4 @@
-"""A rule over a workload in one dtype: the arrays, and what two steps over them must give."""
+"""A rule over a workload in one dtype: the arrays, and what some steps over them must give."""
 
 from __future__ import annotations
 
@@ -67,11 +67,10 @@ class Case:
         self.rule, self.dtype, self.workload = rule, np.dtype(dtype), workload
         random = np.random.default_rng(0)
         drawn = random.standard_normal((2, min(workload.elements, _PERIOD))).astype(dtype)
-        self._start, gradient = drawn[0], abs(drawn[1])
+        # Positive: the traffic twin adds it to second moments, whose root must stay a number.
+        self._start, self._gradient = drawn[0], abs(drawn[1])
         self.params = [np.empty(shape, dtype) for shape in workload.shapes]
         self.grads = [np.empty(shape, dtype) for shape in workload.shapes]
-        # Positive: the traffic twin adds it to second moments, whose root must stay a number.
-        self._gradient = gradient
         self.reset()
         optimizer = cyopt.reference.attach(rule.optimizer(blocks(self.params)))
         for factor in CHECKED_STEPS:

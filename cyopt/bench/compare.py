@@ -1,4 +1,4 @@
-"""Records beside each other: which is the fastest cyopt, and how two of one case compare."""
+"""Records beside each other: which cyopt stands for it, and how two of one case compare."""
 
 from __future__ import annotations
 

@@ -58,15 +58,15 @@ class Results:
         parts = {
             "machine": json.dumps(self.machine, indent=1),
             "settings": json.dumps(self.settings),
-            "records": _one_per_line([record.as_dict() for record in self.records]),
-            "wrong": _one_per_line(wrong),
+            "records": one_per_line([record.as_dict() for record in self.records]),
+            "wrong": one_per_line(wrong),
             "skipped": json.dumps(self.skipped),
         }
         body = ",\n".join(f'"{name}": {text}' for name, text in parts.items())
         path.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
 
 
-def _one_per_line(values: Sequence[Mapping[str, Any]]) -> str:
+def one_per_line(values: Sequence[Mapping[str, Any]]) -> str:
     """A JSON array: a tool can compare two files by lines."""
     return "[\n" + ",\n".join(map(json.dumps, values)) + "\n]"
 

@@ -5,9 +5,9 @@ missing work everywhere; the rest needs `pip install "cyopt[demo]"`.
 """
 
 import argparse
-import importlib
-import sys
 from pathlib import Path
+
+from cyopt.extras import libraries_are_there, output_file
 
 __all__ = ["add_arguments", "main"]
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=["float32", "float64"], default="float32", help="of every array")
     add(
         "--output",
-        type=_picture,
+        type=output_file(".png"),
         default=Path("cyopt-demo.png"),
         metavar="PATH",
         help="where to save the picture, a .png",
@@ -63,25 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs the demo; returns the exit code."""
-    missing = [name for module, name in LIBRARIES.items() if not _importable(module)]
-    if missing:
-        print(
-            f"cyopt demo needs {', '.join(missing)}, which cannot be imported here."
-            ' Install what it needs:\n\n    pip install "cyopt[demo]"',
-            file=sys.stderr,
-        )
+    if not libraries_are_there("demo", LIBRARIES):
         return 1
     from . import app
 
     return app.run(args)
-
-
-def _importable(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
 
 
 def _optimizer(text: str) -> str:
@@ -100,13 +86,3 @@ def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is no integer from 0 to 2**32 - 1")
     return int(text)
-
-
-def _picture(text: str) -> Path:
-    """Refused before the training, not after it."""
-    path = Path(text)
-    if path.suffix != ".png":
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
-    return path
