@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from cyopt.bench.implementations import (
     cyopt_and_twin,
     numpy_as_written,
 )
+from cyopt.bench.report import write_json
 from cyopt.bench.run import Record, fits, run_case
 from cyopt.bench.selection import DTYPES
 from cyopt.bench.timing import Effort, median, ratio
@@ -314,4 +314,4 @@ def save(
         "records": [record.as_dict() for records in measured.cases.values() for record in records],
         "skipped": measured.skipped,
     }
-    file.write_text(json.dumps(kept, indent=None).replace("}, {", "},\n{") + "\n")
+    write_json(file, kept)

@@ -55,20 +55,26 @@ class Results:
             {**each._asdict(), "error": each.error if math.isfinite(each.error) else None}
             for each in self.wrong
         ]
-        parts = {
-            "machine": json.dumps(self.machine, indent=1),
-            "settings": json.dumps(self.settings),
-            "records": one_per_line([record.as_dict() for record in self.records]),
-            "wrong": one_per_line(wrong),
-            "skipped": json.dumps(self.skipped),
+        kept = {
+            "machine": self.machine,
+            "settings": self.settings,
+            "records": [record.as_dict() for record in self.records],
+            "wrong": wrong,
+            "skipped": self.skipped,
         }
-        body = ",\n".join(f'"{name}": {text}' for name, text in parts.items())
-        path.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
+        write_json(path, kept)
 
 
-def one_per_line(values: Sequence[Mapping[str, Any]]) -> str:
-    """A JSON array: a tool can compare two files by lines."""
-    return "[\n" + ",\n".join(map(json.dumps, values)) + "\n]"
+def write_json(path: Path, kept: Mapping[str, Any]) -> None:
+    """A JSON object whose lists have a line for each entry: two files compare line by line."""
+
+    def text(value: Any) -> str:
+        if not isinstance(value, list):
+            return json.dumps(value)
+        return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+
+    body = ",\n".join(f"{json.dumps(name)}: {text(value)}" for name, value in kept.items())
+    path.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
 
 
 def tables(records: Sequence[Record], width: int) -> Iterator[Group]:
