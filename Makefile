@@ -28,6 +28,7 @@ lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=bench $(BIN)/mypy -m bars -p peers
 	$(BIN)/clang-format --dry-run --Werror src_c/*
 
 .venv/built: $(SOURCES)
@@ -44,12 +45,16 @@ lint: .venv/linters  ## Style and types.
 # environment of their own: they are large and choose their own versions of NumPy.
 PEERS := torch numba numexpr optax thinc ninja
 
-.venv-bench/built: $(SOURCES)
-	@echo "Building cyopt into .venv-bench with the peers that this platform has: some minutes."
+.venv-bench/peers:
+	@echo "Installing the peers that this platform has into .venv-bench: some minutes."
 	@$(PYTHON) -m venv .venv-bench
 	@$(INSTALL_PEER) setuptools wheel
 	@for peer in $(PEERS); do $(INSTALL_PEER) $$peer || echo "without $$peer"; done
 	@$(INSTALL_PEER) --no-build-isolation deepspeed || echo "without deepspeed"
+	@touch $@
+
+.venv-bench/built: .venv-bench/peers $(SOURCES)
+	@echo "Building cyopt into .venv-bench."
 	@PYTHONWARNINGS=ignore $(INSTALL_PEER) --editable ".[bench]"
 	@touch $@
 

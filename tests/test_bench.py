@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import cyopt
-from cyopt.bench import add_arguments, main
+from cyopt.bench import UNITS, add_arguments, main
 from cyopt.bench.cases import CHECKED_STEPS, LR, RULES, Case
 from cyopt.bench.selection import FULL_CHOICE, select, term
 from cyopt.bench.timing import Effort, measure, ratio, spread
@@ -25,7 +25,7 @@ for library in ("cpuinfo", "matplotlib", "psutil", "rich"):
     pytest.importorskip(library, reason=needs_libraries)
 
 from cyopt import _cpu  # noqa: E402
-from cyopt.bench import _twin, compare  # noqa: E402
+from cyopt.bench import _twin, compare, report  # noqa: E402
 from cyopt.bench.implementations import TWIN, Subject, cyopt_and_twin, roof  # noqa: E402
 from cyopt.bench.report import Results, conclusion, duration  # noqa: E402
 from cyopt.bench.run import Record, fits, run_case  # noqa: E402
@@ -436,6 +436,14 @@ def test_the_roof_moves_the_bytes_of_the_step():
 def record(implementation, seconds, threads=1):
     return Record("adam", "float32", "1k", 1, 1000, 28_000, implementation, threads, "", 0.0, True,
                   seconds)  # fmt: skip
+
+
+def test_cells_in_each_unit():
+    ours = record(compare.DEFAULT_CYOPT, [2e-6] * 3)
+    cells = {unit: report.cell(ours, figure).plain for unit, (_, figure) in report.CELLS.items()}
+    assert cells == {"time": "2.00 us ", "ns": "2.00 ", "GB/s": "14.0 "}
+    assert set(UNITS) == set(cells)
+    assert report.cell(None, str).plain == ""
 
 
 def test_figures_of_records():

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from cyopt import _cpu
+from cyopt.bench import _twin
 
 KERNEL = re.compile(r"cyopt_(?P<rule>\w+?)_kernel_(?P<type>f32|f64)_(?P<isa>\w+)")
 INSTRUCTION = re.compile(r"\s+([0-9a-f]+):\s+(\S+)\s*(.*)")
@@ -22,18 +23,23 @@ pytestmark = [
 ]
 
 
-def output_of(tool, *arguments):
+def output_of(tool, *arguments, extension=_cpu):
     if shutil.which(tool) is None:
         pytest.skip(f"needs {tool} (binutils)")
-    command = [tool, *arguments, _cpu.__file__]
+    command = [tool, *arguments, extension.__file__]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
 def functions():
+    return disassembled(_cpu)
+
+
+def disassembled(extension):
     """Every function: name -> [(address, mnemonic, operands)]."""
     found, current = {}, []
-    for line in output_of("objdump", "-d", "--no-show-raw-insn").splitlines():
+    listing = output_of("objdump", "-d", "--no-show-raw-insn", extension=extension)
+    for line in listing.splitlines():
         if line.endswith(">:"):
             current = found.setdefault(line.split("<")[1][:-2], [])
         elif match := INSTRUCTION.match(line):
@@ -59,7 +65,9 @@ def loops(code):
 
 
 def has(body, mnemonic, registers):
-    return any(m == mnemonic and re.search(registers, operands) for _, m, operands in body)
+    return any(
+        re.fullmatch(mnemonic, m) and re.search(registers, operands) for _, m, operands in body
+    )
 
 
 @pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
@@ -129,3 +137,16 @@ def test_functions_shared_by_c_files_have_the_prefix():
     if "cyopt_step" not in shared:
         pytest.skip("the extension is stripped of its symbols")
     assert not [name for name in shared - {"pthread_atfork"} if not name.startswith("cyopt_")]
+
+
+@pytest.mark.parametrize(
+    ("isa", "registers"), [("base", "%xmm"), ("avx2", "%ymm"), ("avx512", "%[yz]mm")]
+)
+def test_the_twin_is_the_same_kernels_and_only_adds(isa, registers):
+    twins = kernels(disassembled(_twin), isa)
+    assert len(twins) == len(_cpu.RULES) * 2 * 2  # coupled; types
+    for rule, dtype, code in twins:
+        name, suffix = f"{rule} {dtype} {isa}", PACKED[dtype]
+        assert any(has(body, f"v?add{suffix}", registers) for body in loops(code)), name
+        others = rf"v?(mul|sub|div|sqrt)[ps]{suffix[1]}"
+        assert not [m for _, m, _ in code if re.fullmatch(others, m)], name

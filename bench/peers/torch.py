@@ -14,7 +14,7 @@ from cyopt.bench.implementations import Implementation, Subject
 
 from .common import BETA1, BETA2, EPS, MU, arrays, clear
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[Any, Any] = {
     cyopt.SGD: torch.optim.SGD,
     cyopt.Momentum: partial(torch.optim.SGD, momentum=MU),
     cyopt.AdaGrad: torch.optim.Adagrad,

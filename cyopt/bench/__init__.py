@@ -14,6 +14,7 @@ from cyopt.extras import libraries_are_there, output_file
 
 __all__ = ["add_arguments", "main"]
 
+UNITS = ("time", "ns", "GB/s")
 LIBRARIES = {
     "cpuinfo": "py-cpuinfo",
     "matplotlib": "matplotlib",
@@ -45,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any of: rules (adam), dtypes (float32), sizes (10M), models (resnet50), threads (1t,"
         " all), as in: --only adam float32 1M 10M resnet50 1t. A kind of which none is named is"
         " measured in full; sizes and models are one kind. An unknown word lists all",
+    )
+    add(
+        "--unit",
+        choices=UNITS,
+        default="time",
+        help="what the tables' cells are: the time of a step, nanoseconds per element, or GB/s",
     )
     add("--quick", action="store_true", help="a few cases, less exactly, in under 30 seconds")
     add("--json", type=output_file(".json"), metavar="FILE", help="where to save every measurement")

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, more: Sequence[Implementation], about: Mapping
     before = _cpu.get_config()
     interrupted = False
     try:
-        Measurement(console, selection, effort, [*OWN, *more], results).run()
+        Measurement(console, selection, effort, [*OWN, *more], results, args.unit).run()
     except KeyboardInterrupt:
         interrupted = True
         console.print("Interrupted: this is what was measured before.", style="yellow")
@@ -87,6 +87,7 @@ class Measurement:
     effort: Effort
     implementations: Sequence[Implementation]
     results: report.Results
+    unit: str
 
     def run(self) -> None:
         """Fill the results; print the tables of each rule and dtype when they are complete."""
@@ -116,7 +117,7 @@ class Measurement:
                     self.progress.advance(self.task, weight(workload))
         finally:
             self.results.records += records
-            for table in report.tables(records, self.console.width):
+            for table in report.tables(records, self.console.width, self.unit):
                 self.console.print(table)
 
     def case(self, case: Case) -> list[Record]:

@@ -21,7 +21,7 @@ from cyopt.bench.run import Record, Wrong
 from cyopt.bench.workloads import MODELS
 
 HOW_TO_READ = (
-    "Times are of one step: the median of interleaved rounds; ~ marks one whose quartiles are more"
+    "A step's time is the median of interleaved rounds; ~ marks one whose quartiles are more"
     f" than {compare.UNSTEADY:.0%} of it apart. GB/s count the bytes that the rule itself reads and"
     " writes. Shares are of the speed of the traffic twin (the same loop, threads and bytes, next"
     " to no arithmetic), and of memcpy, STREAM's triad and a += q*b moving as many bytes. Only the"
@@ -77,7 +77,7 @@ def write_json(path: Path, kept: Mapping[str, Any]) -> None:
     path.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
 
 
-def tables(records: Sequence[Record], width: int) -> Iterator[Group]:
+def tables(records: Sequence[Record], width: int, unit: str) -> Iterator[Group]:
     """Those of one rule and dtype: for each number of threads its sizes, then its models."""
     cases = compare.by_workload(records)
     most = max(1, (width - _NAME) // _COLUMN)
@@ -86,7 +86,7 @@ def tables(records: Sequence[Record], width: int) -> Iterator[Group]:
             kind = [c for c in cases if (c[0].workload in MODELS) is models]
             for i in range(0, len(kind), most):
                 part = kind[i : i + most]
-                yield Group(title(part[0][0], threads), table(part, threads), Text())
+                yield Group(title(part[0][0], threads), table(part, threads, unit), Text())
 
 
 def title(record: Record, threads: int) -> Text:
@@ -101,15 +101,16 @@ def count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def table(cases: Sequence[Sequence[Record]], threads: int) -> Table:
+def table(cases: Sequence[Sequence[Record]], threads: int, unit: str) -> Table:
     """A column for each case, a row for each implementation; below, what follows for cyopt."""
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    grid.add_column("time of a step", vertical="bottom")
+    heading_of_rows, figure_of = CELLS[unit]
+    grid.add_column(heading_of_rows, vertical="bottom")
     for case in cases:
         grid.add_column(heading(case[0]), justify="right", no_wrap=True)
     for name in compare.unique(r.implementation for c in cases for r in c if r.threads == threads):
-        times = [time(find(case, name, threads)) for case in cases]
-        grid.add_row(name, *times, style="bold" if name.startswith(CYOPT) else "")
+        cells = [cell(find(case, name, threads), figure_of) for case in cases]
+        grid.add_row(name, *cells, style="bold" if name.startswith(CYOPT) else "")
     grid.add_section()
     grid.add_row(f"of {compare.DEFAULT_CYOPT}:")
     for label, figure in FIGURES.items():
@@ -126,12 +127,12 @@ def heading(record: Record) -> str:
     return f"{record.workload}\n{amount(record.elements)}\nin {record.arrays:,}"
 
 
-def time(record: Record | None) -> Text:
-    """A time with its unit, and its mark."""
+def cell(record: Record | None, figure: Callable[[Record], str]) -> Text:
+    """A figure and its mark."""
     if record is None:
         return Text()
     unsteady = record.spread > compare.UNSTEADY
-    return Text(duration(record.median) + ("~" if unsteady else " "), "dim" if unsteady else "")
+    return Text(figure(record) + ("~" if unsteady else " "), "dim" if unsteady else "")
 
 
 Figure = Callable[[Sequence[Record], Record | None], str]
@@ -161,6 +162,14 @@ FIGURES: dict[str, Figure] = {
     "share of a += q*b": _of(DAXPY),
     "over NumPy as written": _speed_up,
     "spread": lambda _, cyopt: f"{cyopt.spread:.1%} " if cyopt else "",
+}
+
+
+# By unit: the heading of the rows, and the text of a cell.
+CELLS: dict[str, tuple[str, Callable[[Record], str]]] = {
+    "time": ("time of a step", lambda record: duration(record.median)),
+    "ns": ("ns per element", lambda record: digits(record.ns_per_element)),
+    "GB/s": ("GB/s", lambda record: digits(record.gigabytes_per_second)),
 }
 
 

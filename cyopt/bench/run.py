@@ -84,9 +84,10 @@ def fits(rule: Rule, dtype: str, workload: Workload, implementations: int) -> bo
     """Whether the machine has memory for a case and for what all implementations keep of it.
 
     Three arrays are the case's own and three temporaries. Each implementation has state, a stream
-    for reading and one for writing it, but the roof, which has a fixed size.
+    for reading and one for writing it, but the roof, which has a fixed size. One may keep
+    parameters and state of its own for another number of threads: four arrays at most.
     """
-    arrays = 6 + (implementations - 1) * (rule.streams - 3) / 2
+    arrays = 10 + (implementations - 1) * (rule.streams - 3) / 2
     needed = workload.elements * np.dtype(dtype).itemsize * arrays + ROOF_BYTES
     return bool(needed < psutil.virtual_memory().available)
 

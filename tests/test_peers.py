@@ -1,0 +1,131 @@
+"""The folder bench/: each peer that is installed agrees with the reference; bars judge right."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("psutil", reason='needs pip install "cyopt[bench]"')
+pytest.importorskip("rich", reason='needs pip install "cyopt[bench]"')
+
+from cyopt.bench.cases import RULES, Case
+from cyopt.bench.compare import DEFAULT_CYOPT
+from cyopt.bench.implementations import TWIN, Subject
+from cyopt.bench.run import Record, run_case
+from cyopt.bench.timing import Effort
+from cyopt.bench.workloads import Workload, one_array
+
+FOLDER = Path(__file__).parents[1] / "bench"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs the folder bench/")
+SHORT = Effort(rounds=2, least=1, sample=1e-5, budget=1e-3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder_on_the_path():
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture
+def bars(folder_on_the_path):
+    return importlib.import_module("bars")
+
+
+# --- the peers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("library", ["torch", "deepspeed", "numba", "numexpr", "optax", "thinc"])
+@pytest.mark.filterwarnings("ignore")  # the peers' own
+def test_a_peer_computes_what_it_is_timed_for(library, dtype):
+    pytest.importorskip(library, reason="`make bench` installs it")
+    importlib.import_module("peers")  # sets what must be set before the libraries start
+    peers = importlib.import_module(f"peers.{library}").PEERS
+    timed = set()
+    for rule in RULES.values():
+        case = Case(rule, dtype, Workload("two", [(7, 5), (33,)]))
+        records, wrong = run_case(case, peers, (1, 2), SHORT, lambda: None)
+        assert not wrong
+        timed |= {record.rule for record in records}
+    assert timed or (dtype == "float64" and library in {"deepspeed", "thinc"})
+
+
+# --- the bars -------------------------------------------------------------------------------------
+
+
+def record(implementation, seconds, threads=1):
+    return Record("adam", "float32", "10M", 1, 10**7, 28 * 10**7, implementation, threads, "", None,
+                  None, [seconds] * 3)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("at_most", "figures", "worst", "holds"),
+    [
+        (False, [1.2, 0.9, 1.1], 0.9, False),
+        (False, [1.2, 1.0], 1.0, True),
+        (True, [0.5, 1.1], 1.1, False),
+        (True, [0.5, 0.9], 0.9, True),
+    ],
+)
+def test_a_bar_is_judged_by_its_worst_figure(bars, at_most, figures, worst, holds):
+    values = [bars.Value(figure, str(figure)) for figure in figures]
+    bar = bars.Bar("a promise", 1, 1.0, "x", lambda: values, at_most)
+    assert bar.worst() == (worst, str(worst))
+    assert bar.holds(bar.worst()) is holds
+    assert ("does not hold" in bars.cells(bar, bar.worst())[-1]) is not holds
+
+
+def test_a_bar_without_a_figure_does_not_hold(bars):
+    bar = bars.Bar("a promise", 1, 1.0, "x", list)
+    assert bar.worst() is None
+    assert bars.cells(bar, None)[-1] == "not measured"
+
+
+def test_a_figure_is_the_other_ones_time_over_cyopts(bars):
+    records = [record(DEFAULT_CYOPT, 2e-3), record(TWIN, 1e-3), record(TWIN, 4e-3, threads=2)]
+    assert [v.figure for v in bars.over_cyopt(records, TWIN, 1)] == [0.5]
+    assert list(bars.over_cyopt(records, TWIN, 2)) == []  # cyopt was not measured there
+    assert list(bars.over_cyopt(records, "absent", 1)) == []
+
+
+def test_cases_are_measured_once_and_wrong_ones_are_told(bars, monkeypatch):
+    monkeypatch.setattr(bars, "EFFORT", SHORT)
+
+    def idle(case, threads):
+        yield Subject("idle", "pass", {}, results=lambda: case.params)
+
+    measured = bars.Measured([idle])
+    for _ in range(2):
+        assert list(measured.against("idle", one_array(100), 1)) == []
+    assert [wrong.implementation for wrong in measured.wrong] == ["idle"]
+    (value,) = measured.step(one_array(100))
+    assert 0 < value.figure < 1e4
+    assert value.where == "adam float32 100"
+
+
+def test_the_special_measurements_give_ratios(bars):
+    (subnormal,) = bars.subnormal_over_normal(n=1000, rounds=3)
+    assert subnormal.figure > 0
+    assert [v.where for v in bars.busy_over_idle(rounds=2, calls=2)] == [
+        "adam float32 digits",
+        "adam float32 20k",
+    ]
+
+
+def test_the_report_prints_and_saves_every_bar(bars, monkeypatch, tmp_path, capsys):
+    kept = bars.Bar("kept", 1, 1.0, "x", lambda: [bars.Value(2.0, "here")])
+    broken = bars.Bar("broken", 1, 1.0, "x", lambda: [bars.Value(0.5, "there")])
+    monkeypatch.setattr(bars, "bars", lambda measured: [kept, broken])
+    file = tmp_path / "bars.json"
+    assert bars.report([], {"peer": "1.0"}, file) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("does not hold") == 1
+    saved = json.loads(file.read_text())
+    assert [(b["text"], b["reached"], b["where"]) for b in saved["bars"]] == [
+        ("kept", 2.0, "here"),
+        ("broken", 0.5, "there"),
+    ]
+    assert saved["machine"]["peer"] == "1.0"
