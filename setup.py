@@ -46,7 +46,7 @@ def extension(name: str, pyx: str, sources: list[str], macros: list[str]) -> Ext
         name,
         [pyx, *sources],
         include_dirs=["src_c", np.get_include()],
-        depends=[*HEADERS, "cyopt/_cpu.pyx", "cyopt/_plan.pxi"],
+        depends=[*HEADERS, "cyopt/_cpu.pyx", "cyopt/_look.pxi", "cyopt/_plan.pxi"],
         define_macros=[
             ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
             *((name, "1") for name in macros),

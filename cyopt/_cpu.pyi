@@ -5,6 +5,7 @@ import numpy as np
 
 from cyopt.arrays import Array, Written
 from cyopt.hyper import Hyper
+from cyopt.parameters import Layout
 from cyopt.trees import Node
 
 Versions = list[tuple["Version", int]]
@@ -38,13 +39,18 @@ class Plan:
         self,
         params: Sequence[Array],
         states: Sequence[Sequence[Array | None]],
+        averages: Sequence[Array | None],
+        layouts: Sequence[Layout],
         group_of: Sequence[int],
         counts: Counts,
         steps: Counts,
+        measured: Array,
         written: Written,
         keyed: bool = False,
     ) -> None: ...
     def set_hypers(self, hypers: Sequence[Hyper], versions: Versions | None = None) -> None: ...
-    def again(self, gate: Gate | None, params: Any, grads: Any, node: Node | None) -> bool: ...
+    def again(
+        self, gate: Gate | None, params: Any, grads: Any, node: Node | None, norms: bool
+    ) -> bool | None: ...
     def same_params(self, params: Sequence[Any]) -> bool: ...
-    def run(self, grads: Sequence[Array | None]) -> None: ...
+    def run(self, grads: Sequence[Array | None], norms: bool) -> bool: ...

@@ -15,26 +15,38 @@ cdef extern from "cyopt.h" nogil:
         CYOPT_FLOAT32, CYOPT_FLOAT64
         CYOPT_DECAY_COUPLED, CYOPT_DECAY_BEFORE, CYOPT_DECAY_AFTER
         CYOPT_LR_OUTSIDE, CYOPT_LR_INSIDE, CYOPT_AVERAGE
+        CYOPT_COUPLED, CYOPT_LIMITED
 
     struct cyopt_hyper:
         int rule, decay, momentum_form
         int maximize, eps_inside_sqrt, eps_hat, bias_correction, libm_pow
         double lr, weight_decay, grad_scale, momentum, dampening, lr_decay
         double beta1, beta2, eps, step_size, denom_scale
+        double clip_norm, clip_eps, clip_value, ema
+        int clip_per_array, skip_nonfinite
 
     struct cyopt_scalars:
-        int rule, coupled
-        double s, wd, k, step, mu, a, b1, c1, b2, c2, r, eps_in, eps
+        int rule, prologue, clip_per_array, skip_nonfinite
+        double clip_norm, clip_eps
+        double s, limit, wd, k, step, mu, a, b1, c1, b2, c2, r, eps_in, eps, d, e
 
     struct cyopt_array:
         ptrdiff_t size
         int dtype, set
         void *param
-        const void *grad
+        void *grad
         void **state
-        int grad_ndim
+        void *average
+        int average_begins, zero_grad
+        int grad_dtype, grad_ndim
         const ptrdiff_t *grad_shape
         const ptrdiff_t *grad_strides
+
+    struct cyopt_report:
+        int want_norms
+        double *sums
+        int skipped
+        double grad_norm, update_norm, param_norm
 
     struct cyopt_config:
         int isa, num_threads, max_threads, flush_subnormals
@@ -48,8 +60,10 @@ cdef extern from "cyopt.h" nogil:
     void cyopt_default_config(cyopt_config *config)
     void cyopt_prepare(const cyopt_hyper *hyper, int64_t t, cyopt_scalars *scalars)
     int cyopt_team_size(ptrdiff_t work, const cyopt_config *config)
-    int cyopt_step(const cyopt_array *arrays, ptrdiff_t n_arrays, const cyopt_scalars *sets,
-                   const cyopt_config *config)
+    int cyopt_needs_norm(const cyopt_scalars *scalars)
+    ptrdiff_t cyopt_count_chunks(const cyopt_array *arrays, ptrdiff_t n_arrays)
+    int cyopt_step(cyopt_array *arrays, ptrdiff_t n_arrays, const cyopt_scalars *sets,
+                   const cyopt_config *config, cyopt_report *report)
 
 cdef extern from *:
     """
@@ -115,7 +129,8 @@ cdef cyopt_hyper _hyper(hyper):
     rule, decay, h.lr, h.weight_decay, h.grad_scale, h.maximize, form, \
         h.eps_inside_sqrt, h.eps_hat, h.bias_correction, h.libm_pow, \
         h.momentum, h.dampening, h.lr_decay, h.beta1, h.beta2, h.eps, \
-        h.step_size, h.denom_scale = hyper
+        h.step_size, h.denom_scale, h.clip_norm, h.clip_eps, h.clip_value, h.ema, \
+        h.clip_per_array, h.skip_nonfinite = hyper
     h.rule, h.decay, h.momentum_form = _RULE_IDS[rule], _DECAYS[decay], _MOMENTUM_FORMS[form]
     return h
 
@@ -127,8 +142,12 @@ def prepare(hyper, int64_t t):
     cyopt_prepare(&h, t, &x)
     cdef dict scalars = x
     scalars["rule"] = RULES[x.rule]
-    scalars["coupled"] = bool(x.coupled)
+    scalars["coupled"] = bool(scalars["prologue"] & CYOPT_COUPLED)
+    scalars["limited"] = bool(scalars.pop("prologue") & CYOPT_LIMITED)
+    scalars["clip_per_array"] = bool(x.clip_per_array)
+    scalars["skip_nonfinite"] = bool(x.skip_nonfinite)
     return scalars
 
 
+include "_look.pxi"
 include "_plan.pxi"

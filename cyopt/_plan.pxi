@@ -37,34 +37,6 @@ cdef class Version:
         return Version, (self.value,)
 
 
-cdef bint _extent(cnp.ndarray array, uintptr_t *begin, uintptr_t *end) noexcept:
-    """Addresses of the first byte and behind the last, whatever the signs of the strides; False for
-    an array that has none."""
-    cdef ptrdiff_t reach
-    cdef int d
-    begin[0] = end[0] = <uintptr_t>cnp.PyArray_DATA(array)
-    for d in range(cnp.PyArray_NDIM(array)):
-        if cnp.PyArray_DIM(array, d) == 0:
-            return False
-        reach = (cnp.PyArray_DIM(array, d) - 1) * cnp.PyArray_STRIDE(array, d)
-        if reach < 0:
-            begin[0] += reach
-        else:
-            end[0] += reach
-    end[0] += cnp.PyArray_ITEMSIZE(array)
-    return True
-
-
-def extent(cnp.ndarray array not None):
-    """Addresses of the first byte of an array and behind its last one."""
-    cdef uintptr_t begin, end
-    if not _extent(array, &begin, &end):
-        end = begin = <uintptr_t>cnp.PyArray_DATA(array)
-    return begin, end
-
-
-cdef int ORDER = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
-
 # A step over fewer bytes of parameters keeps the GIL: about a microsecond, less than it can take
 # to get the GIL back from another thread.
 cdef ptrdiff_t GIL_BYTES = 16384
@@ -75,9 +47,9 @@ cdef class Plan:
     """Addresses and sizes of a list of parameters, from which a step is one native call.
 
     Made from arrays that `cyopt.parameters` has checked. `written` are the memory ranges that a
-    step writes. Two counters are shared with the owner: `counts` has the completed steps of each
-    parameter, `steps[0]` those of the optimizer. With `keyed`, the latter is the most that any of
-    its plans has counted.
+    step writes but for gradients. Three arrays are shared with the owner: `counts` has the completed
+    steps of each parameter, `steps[0]` those of the optimizer, `measured` what the last step
+    measured. With `keyed`, `steps` is the most that any of its plans has counted.
     """
     cdef cyopt_array *_arrays
     cdef cyopt_scalars *_sets
@@ -87,21 +59,27 @@ cdef class Plan:
     cdef int *_group_of
     cdef uintptr_t *_written        # begin, end of each range, in ascending order
     cdef ptrdiff_t *_range_above    # of each parameter's last gradient: the first range behind it
+    cdef int *_casts                # of each parameter: `cast_grads`
+    cdef int *_copies               # of each parameter: `ema_init` is not "zeros"
+    cdef double *_sums
     cdef ptrdiff_t _n, _n_written, _n_groups, _bytes
     cdef int64_t *_known            # the versions of the groups that `_hypers` are of
     cdef int64_t[::1] _counts, _steps
+    cdef double[::1] _measured
     cdef int _n_sets
-    cdef bint _keyed
+    cdef bint _keyed, _zeroes
     cdef list _params, _versions
-    cdef object _states
+    cdef object _states, _averages
     cdef readonly int team          # how many threads the last step was cut for
 
-    def __cinit__(self, params, states, group_of, counts, steps, written, bint keyed=False):
+    def __cinit__(self, params, states, averages, layouts, group_of, counts, steps, measured,
+                  written, bint keyed=False):
         cdef ptrdiff_t i, j
         cdef cnp.ndarray param, state
         # Views: nobody else can change their shape, and they keep the memory alive.
         self._params, self._states = [p.view() for p in params], states
-        self._counts, self._steps, self._keyed = counts, steps, keyed
+        self._averages = averages
+        self._counts, self._steps, self._measured, self._keyed = counts, steps, measured, keyed
         self._n, self._n_written = len(params), len(written.begins)
         self._n_groups = max(group_of, default=-1) + 1
         self._arrays = <cyopt_array *>PyMem_Calloc(self._n, sizeof(cyopt_array))
@@ -109,22 +87,30 @@ cdef class Plan:
         self._set_count = <int64_t *>PyMem_Calloc(self._n, sizeof(int64_t))
         self._set_group = <int *>PyMem_Calloc(self._n, sizeof(int))
         self._group_of = <int *>PyMem_Calloc(self._n, sizeof(int))
+        self._casts = <int *>PyMem_Calloc(self._n, sizeof(int))
+        self._copies = <int *>PyMem_Calloc(self._n, sizeof(int))
         self._range_above = <ptrdiff_t *>PyMem_Calloc(self._n, sizeof(ptrdiff_t))
         self._hypers = <cyopt_hyper *>PyMem_Calloc(self._n_groups, sizeof(cyopt_hyper))
         self._known = <int64_t *>PyMem_Calloc(self._n_groups, sizeof(int64_t))
         self._written = <uintptr_t *>PyMem_Calloc(2 * self._n_written, sizeof(uintptr_t))
         if not (self._arrays and self._sets and self._set_count and self._set_group
-                and self._group_of and self._range_above and self._hypers and self._known
-                and self._written):
+                and self._group_of and self._casts and self._copies and self._range_above
+                and self._hypers and self._known and self._written):
             raise MemoryError()
         for i in range(self._n):
             param = params[i]
             self._group_of[i] = group_of[i]
             self._bytes += cnp.PyArray_NBYTES(param)
             self._arrays[i].size = cnp.PyArray_SIZE(param)
-            self._arrays[i].dtype = (CYOPT_FLOAT64 if cnp.PyArray_TYPE(param) == cnp.NPY_FLOAT64
-                                     else CYOPT_FLOAT32)
+            self._arrays[i].dtype = _dtype(param)
             self._arrays[i].param = cnp.PyArray_DATA(param)
+            layout = layouts[group_of[i]]
+            self._casts[i], self._copies[i] = layout.cast_grads, not layout.average_from_zeros
+            self._arrays[i].zero_grad = layout.zero_grads
+            self._zeroes = self._zeroes or layout.zero_grads
+            if averages[i] is not None:
+                state = averages[i]
+                self._arrays[i].average = cnp.PyArray_DATA(state)
             for j in range(len(states[i])):
                 if states[i][j] is not None:
                     state = states[i][j]
@@ -139,6 +125,9 @@ cdef class Plan:
         PyMem_Free(self._set_count)
         PyMem_Free(self._set_group)
         PyMem_Free(self._group_of)
+        PyMem_Free(self._casts)
+        PyMem_Free(self._copies)
+        PyMem_Free(self._sums)
         PyMem_Free(self._range_above)
         PyMem_Free(self._hypers)
         PyMem_Free(self._known)
@@ -167,29 +156,29 @@ cdef class Plan:
                 return False
         return True
 
-    def again(self, Gate gate, params, grads, node):
+    def again(self, Gate gate, params, grads, node, bint norms):
         """One step, if these trees of the structure `node` differ from those that were checked in
-        nothing but where the gradients lie: True. Else False, and nothing is done.
+        nothing but where the gradients lie: True, or False if it was skipped. Else None, and nothing
+        is done.
 
         `gate` is entered; None: the caller is inside, and has just set the hyperparameters.
         """
         if gate is None:
-            return self._again(params, grads, node)
+            return self._again(params, grads, node, norms)
         if gate._taken or not self._same_hypers():
-            return False
+            return None
         gate._taken = True
         try:
-            return self._again(params, grads, node)
+            return self._again(params, grads, node, norms)
         finally:
             gate._taken = False
 
-    cdef bint _again(self, params, grads, node) except -1:
+    cdef object _again(self, params, grads, node, bint norms):
         cdef list kept = []
         self._n_sets = 0
         if not self._match(params, grads, node, kept) or len(kept) != self._n:
-            return False
-        self._launch()
-        return True
+            return None
+        return self._launch(norms)
 
     cdef bint _match(self, params, grads, node, list kept) except -1:
         """Match the leaves of these trees with the arrays behind `kept`, which takes what must stay
@@ -225,32 +214,31 @@ cdef class Plan:
         return (cnp.PyArray_DATA(param) == self._arrays[i].param
                 and cnp.PyArray_ISWRITEABLE(param)
                 and (cnp.PyArray_FLAGS(param) & cnp.PyArray_FLAGS(known) & ORDER)
-                and self._same_kind(param, known, i))
+                and cnp.PyArray_TYPE(param) == cnp.PyArray_TYPE(known)
+                and _same_shape(param, known))
 
     cdef bint _match_grad(self, object value, ptrdiff_t i, list kept) except -1:
         """Take a gradient that needs no look by `cyopt.parameters`: None, or of its parameter's
-        type and shape, apart from all that a step writes."""
+        shape and of a type that can be read, apart from all that a step writes. If gradients are
+        written too, only one that lies densely where the last one did."""
         if value is None:
             self._set_grad(None, i, kept)
             return True
         if type(value) is not cnp.ndarray:
             return False
-        cdef cnp.ndarray grad = value
-        if not self._same_kind(grad, self._params[i], i) or self._is_written(grad, i):
+        cdef cnp.ndarray grad = value, param = self._params[i]
+        cdef cyopt_array *array = &self._arrays[i]
+        cdef int kind = cnp.PyArray_TYPE(grad)
+        if kind != cnp.PyArray_TYPE(param) and not (self._casts[i] and kind == cnp.NPY_FLOAT64):
+            return False
+        if not _same_shape(grad, param) or self._is_written(grad, i):
+            return False
+        if self._zeroes and not (
+                array.grad == cnp.PyArray_DATA(grad) and array.grad_dtype == _dtype(grad)
+                and cnp.PyArray_FLAGS(grad) & cnp.PyArray_FLAGS(param) & ORDER
+                and cnp.PyArray_ISWRITEABLE(grad)):
             return False
         self._set_grad(grad, i, kept)
-        return True
-
-    cdef bint _same_kind(self, cnp.ndarray a, cnp.ndarray known, ptrdiff_t i):
-        """Native dtype and shape of the parameter, aligned."""
-        cdef int d
-        if (cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(known) or not cnp.PyArray_ISNOTSWAPPED(a)
-                or not cnp.PyArray_ISALIGNED(a)
-                or cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(known)):
-            return False
-        for d in range(cnp.PyArray_NDIM(a)):
-            if cnp.PyArray_DIM(a, d) != cnp.PyArray_DIM(known, d):
-                return False
         return True
 
     cdef bint _is_written(self, cnp.ndarray grad, ptrdiff_t i):
@@ -276,6 +264,7 @@ cdef class Plan:
         cdef cyopt_array *array = &self._arrays[i]
         cdef cnp.ndarray param = self._params[i]
         array.grad, array.grad_ndim = NULL, 0
+        array.average_begins = self._copies[i] and self._counts[i] == 0
         if grad is not None:
             if not cnp.PyArray_FLAGS(grad) & cnp.PyArray_FLAGS(param) & ORDER:
                 # C order of the view is the element order of the parameter in memory; a view, as
@@ -284,7 +273,7 @@ cdef class Plan:
                 array.grad_ndim = cnp.PyArray_NDIM(grad)
                 array.grad_shape = <const ptrdiff_t *>cnp.PyArray_DIMS(grad)
                 array.grad_strides = <const ptrdiff_t *>cnp.PyArray_STRIDES(grad)
-            array.grad = cnp.PyArray_DATA(grad)
+            array.grad, array.grad_dtype = cnp.PyArray_DATA(grad), _dtype(grad)
             array.set = self._set_for(self._group_of[i], self._counts[i])
         kept.append(grad)
         return 0
@@ -302,45 +291,44 @@ cdef class Plan:
         cyopt_prepare(&self._hypers[group], count + 1, &self._sets[j])
         return j
 
-    def run(self, grads):
-        """One step with gradients that have been checked, in any element order; None skips."""
+    def run(self, grads, bint norms):
+        """One step with gradients that have been checked, in any element order; None skips a
+        parameter. False if the step was skipped."""
         cdef ptrdiff_t i
         cdef list kept = []
         self._n_sets = 0
         for i in range(self._n):
             self._set_grad(grads[i], i, kept)
-        self._launch()
+        return self._launch(norms)
 
-    cdef void _launch(self) noexcept:
-        """The native call, without the GIL, and the counters."""
+    cdef bint _needs_sums(self, bint norms):
+        cdef int j
+        for j in range(self._n_sets):
+            norms = norms or cyopt_needs_norm(&self._sets[j])
+        return norms
+
+    cdef object _launch(self, bint norms):
+        """The native call, without the GIL, and the counters. False if the step was skipped."""
         cdef ptrdiff_t i
         cdef cyopt_config config = _config
+        cdef cyopt_report report
         cdef int64_t now = (self._counts[0] if self._keyed else self._steps[0]) + 1
+        if self._sums == NULL and self._needs_sums(norms):
+            i = max(cyopt_count_chunks(self._arrays, self._n), 1)
+            self._sums = <double *>PyMem_Calloc(2 * i, sizeof(double))
+            if self._sums == NULL:
+                raise MemoryError()
+        report.want_norms, report.sums = norms, self._sums
         if self._bytes < GIL_BYTES:
-            self.team = cyopt_step(self._arrays, self._n, self._sets, &config)
+            self.team = cyopt_step(self._arrays, self._n, self._sets, &config, &report)
         else:
             with nogil:
-                self.team = cyopt_step(self._arrays, self._n, self._sets, &config)
+                self.team = cyopt_step(self._arrays, self._n, self._sets, &config, &report)
+        self._measured[0], self._measured[1] = report.grad_norm, report.update_norm
+        self._measured[2], self._measured[3] = report.param_norm, report.skipped
+        if report.skipped:
+            return False
         for i in range(self._n):
             self._counts[i] += self._arrays[i].grad != NULL
         self._steps[0] = max(self._steps[0], now)
-
-
-cdef bint _has_form(object tree, object node):
-    """Whether a tree is a dict, list or tuple of as many children as the structure `node` has."""
-    cdef ptrdiff_t n = len(<tuple>(<tuple>node)[0])
-    if (<tuple>node)[2]:
-        return type(tree) is dict and len(<dict>tree) == n
-    if type(tree) is list:
-        return len(<list>tree) == n
-    return type(tree) is tuple and len(<tuple>tree) == n
-
-
-cdef object _child(object tree, object node, tuple keys, ptrdiff_t i):
-    """Child i of a tree; NotImplemented where it has not the form of `node`: comparing keys may
-    have run anything."""
-    if not _has_form(tree, node):
-        return NotImplemented
-    if type(tree) is dict:
-        return (<dict>tree).get(keys[i], NotImplemented)
-    return (<list>tree)[i] if type(tree) is list else (<tuple>tree)[i]
+        return True

@@ -153,6 +153,45 @@ def check_read(grad: Array, what: str, written: Written) -> None:
         i += 1
 
 
+def check_zeroed(grad: Array, what: str) -> None:
+    """A gradient that the step sets to zero: writable, and no two of its elements are one."""
+    if not grad.flags.writeable:
+        raise ValueError(
+            f"{what} is read-only, but with zero_grads a step sets it to zero; pass one that it may"
+            " write"
+        )
+    reach = 0  # bytes behind the first of the elements along the strides looked at so far
+    sides = zip(grad.shape, map(abs, grad.strides), strict=True)
+    for count, stride in sorted((side for side in sides if side[0] > 1), key=lambda side: side[1]):
+        if grad.size and stride < reach + grad.itemsize:
+            raise ValueError(
+                f"{what} has strides {grad.strides} for its shape {grad.shape}: elements share"
+                " memory, and with zero_grads a step sets each to zero; pass a copy of it"
+            )
+        reach += (count - 1) * stride
+
+
+def check_apart(
+    grads: Sequence[Array | None], names: Sequence[str], zeroed: Sequence[bool]
+) -> None:
+    """No gradient that the step sets to zero shares memory with another one."""
+    rows = [
+        (*_cpu.extent(grad), name, zero, grad)
+        for grad, name, zero in zip(grads, names, zeroed, strict=True)
+        if grad is not None and grad.size
+    ]
+    rows.sort(key=lambda row: row[0])
+    for i, (_, end, name, zero, grad) in enumerate(rows):
+        for begin, _, other_name, other_zero, other in rows[i + 1 :]:
+            if begin >= end:
+                break
+            if (zero or other_zero) and _share_memory(grad, other):
+                raise ValueError(
+                    f"{other_name} shares memory with {name}, and with zero_grads a step sets them"
+                    " to zero while it reads them; give each parameter a gradient of its own"
+                )
+
+
 def _share_memory(grad: Array, array: Array) -> bool:
     effort: Any = 100_000  # candidates; the exact answer can take exponential time
     try:

@@ -6,10 +6,10 @@ names and what they do are explained in the classes of `cyopt.optimizers`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cyopt import schedules
 from cyopt.hyper import unknown_name
 
 Row = Mapping[str, Any]
@@ -21,7 +21,6 @@ _EPS_HAT = {"eps_hat": True}
 _DECOUPLED = {"decoupled_weight_decay": True}
 _KERAS_ROOT = {"lr": 1e-3, "eps": 1e-7, "eps_inside_sqrt": True}
 _TF1_RMSPROP = {"alpha": 0.9, "eps": 1e-10, "eps_inside_sqrt": True, "initial_square_avg": 1.0}
-
 FRAMEWORKS: Mapping[str, Mapping[str, Row]] = {
     "torch": {"SGD": {}, "Momentum": {}, "RMSProp": {}, "AdaGrad": {}, "Adam": {}, "AdamW": {}},
     "keras": {
@@ -78,6 +77,22 @@ FRAMEWORKS: Mapping[str, Mapping[str, Row]] = {
     },
 }
 
+# What all classes of a framework share. These clip to clip_norm / norm, where PyTorch adds 1e-6 to
+# the norm; thinc clips each gradient and keeps averages unless told otherwise.
+_CLIP = {"clip_eps": 0.0}
+_OF_ALL_CLASSES: Mapping[str, Row] = {
+    "keras": _CLIP,
+    "tf1": _CLIP,
+    "optax": _CLIP,
+    "thinc": {
+        "clip_norm": 1.0,
+        "clip_scope": "array",
+        "ema": schedules.ema_warmup(),
+        "ema_init": "zeros",
+        **_CLIP,
+    },
+}
+
 # What a framework has and these rules cannot express exactly: refused by name.
 REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("optax", "Adam"): {
@@ -91,13 +106,6 @@ REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
         "nesterov": "Nesterov's form of Adam",
     },
     ("optax", "RMSProp"): {"nesterov": "RMSProp with Nesterov's momentum"},
-}
-
-
-# framework -> a warning for who asks for it
-REMARKS = {
-    "thinc": "thinc clips each gradient to norm 1 and keeps averages by default; this version of"
-    " cyopt does neither: compare with thinc's grad_clip=0, use_averages=False",
 }
 
 
@@ -121,15 +129,25 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
                 f"{name}={given[name]!r} of {framework}'s {cls} is {meaning}, which cyopt's rules"
                 " cannot express exactly; leave it out"
             )
-    row = dict(rows[cls])
+    row = {**_OF_ALL_CLASSES.get(framework, {}), **rows[cls]}
     if given.get("decoupled_weight_decay") is False:
         row.pop("weight_decay_order", None)  # coupled decay has no order
+    if framework == "thinc" and given.get("decoupled_weight_decay") is False:
+        _refuse_thinc_decay(given)
     missing = [name for name, value in row.items() if value is REQUIRED and name not in given]
     if missing:
         raise TypeError(
             f"{framework} has no default for {', '.join(missing)} of {cls}:"
             f" pass {', '.join(f'{name}=...' for name in missing)}"
         )
-    if framework in REMARKS:
-        warnings.warn(REMARKS[framework], UserWarning, stacklevel=3)
     return {name: value for name, value in row.items() if name not in given}
+
+
+def _refuse_thinc_decay(given: Mapping[str, Any]) -> None:
+    """Its coupled decay is a part of the gradient that it clips; here clipping comes first."""
+    if given.get("clip_norm", 1.0) is not None and given.get("weight_decay", 0.0) != 0.0:
+        raise ValueError(
+            "thinc adds decay that is not decoupled (L2_is_weight_decay=False) before it clips,"
+            " which cyopt's rules cannot express exactly; pass clip_norm=None, or leave out"
+            " decoupled_weight_decay=False"
+        )

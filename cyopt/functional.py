@@ -3,7 +3,11 @@
 Each takes one array or equally long lists of arrays, and then makes one native call. What the
 keyword arguments mean, and the formulas, are in the class of the same name; `step` counts from 1.
 State arrays have their parameter's shape, dtype and element order. `like` names the framework whose
-defaults and formula hold for what is not given. A gradient of None skips its parameter.
+defaults and formula hold for what is not given. A gradient of None skips its parameter. `average`
+is where `ema` keeps the parameter's average; step 1 makes it a copy of the parameter first, unless
+`ema_init="zeros"`.
+
+Each returns True, or False if `skip_nonfinite` skipped the step.
 
 All is checked before a byte is written; TypeError or ValueError names the argument.
 """
@@ -15,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from cyopt import _cpu, conventions, optimizers
+from cyopt import _cpu, optimizers
 from cyopt.arrays import as_array, check_like, check_param, same_order
+from cyopt.group import Group, layout
 from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number, is_scheduled
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import as_grad, as_params, check_places
-from cyopt.rules import RULES
+from cyopt.parameters import AVERAGE, as_grads, as_params, check_places
 
 
 def sgd_(
@@ -29,9 +33,10 @@ def sgd_(
     momentum_buffer: Any = None,
     *,
     step: int | None = None,
+    average: Any = None,
     like: str = "torch",
     **hyperparameters: Any,
-) -> None:
+) -> bool:
     """One step of SGD in place; with a momentum buffer, of Momentum.
 
     `step` is needed with dampening, which the first step does not have. Keyword arguments as in
@@ -40,13 +45,14 @@ def sgd_(
     >>> import numpy as np, cyopt
     >>> w, v = np.array([1.0]), np.array([0.0])
     >>> cyopt.sgd_(w, np.array([2.0]), v, step=1, lr=0.25, momentum=0.5)
+    True
     >>> w, v
     (array([0.5]), array([2.]))
     """
     states = {"momentum_buffer": momentum_buffer}
     if step is None and hyperparameters.get("dampening", 0) == 0:
         step = 1
-    _step(optimizers.SGD, param, grad, states, step, like, hyperparameters)
+    return _step(optimizers.SGD, param, grad, states, step, like, hyperparameters, average)
 
 
 def adagrad_(
@@ -56,9 +62,10 @@ def adagrad_(
     *,
     step: int | None = None,
     step_size: float | None = None,
+    average: Any = None,
     like: str = "torch",
     **hyperparameters: Any,
-) -> None:
+) -> bool:
     """One step of AdaGrad in place.
 
     Keyword arguments as in `cyopt.AdaGrad`. `step_size` replaces `lr / (1 + (step - 1)*lr_decay)`.
@@ -66,13 +73,16 @@ def adagrad_(
     >>> import numpy as np, cyopt
     >>> w, h = np.array([1.0]), np.array([0.0])
     >>> cyopt.adagrad_(w, np.array([2.0]), h, step=1, lr=0.25)
+    True
     >>> w, h
     (array([0.75]), array([4.]))
     """
     if step_size is not None:
         step = _replaced(step, hyperparameters, ("lr_decay",))
     own = {"step_size": step_size}
-    _step(optimizers.AdaGrad, param, grad, {"sum": sum}, step, like, hyperparameters, own)
+    return _step(
+        optimizers.AdaGrad, param, grad, {"sum": sum}, step, like, hyperparameters, average, own
+    )
 
 
 def rmsprop_(
@@ -82,9 +92,10 @@ def rmsprop_(
     grad_avg: Any = None,
     momentum_buffer: Any = None,
     *,
+    average: Any = None,
     like: str = "torch",
     **hyperparameters: Any,
-) -> None:
+) -> bool:
     """One step of RMSProp in place; centered with `grad_avg`, with momentum with its buffer.
 
     Keyword arguments as in `cyopt.RMSProp`. The rule does not depend on the step.
@@ -92,12 +103,13 @@ def rmsprop_(
     >>> import numpy as np, cyopt
     >>> w, v = np.array([1.0]), np.array([0.0])
     >>> cyopt.rmsprop_(w, np.array([2.0]), v, lr=0.25, alpha=0.75, eps=0)
+    True
     >>> w, v
     (array([0.5]), array([1.]))
     """
     states = {"square_avg": square_avg, "grad_avg": grad_avg, "momentum_buffer": momentum_buffer}
     _decide(hyperparameters, "centered", "grad_avg", grad_avg)
-    _step(optimizers.RMSProp, param, grad, states, 1, like, hyperparameters)
+    return _step(optimizers.RMSProp, param, grad, states, 1, like, hyperparameters, average)
 
 
 def adam_(
@@ -110,9 +122,10 @@ def adam_(
     step: int | None = None,
     step_size: float | None = None,
     denom_scale: float | None = None,
+    average: Any = None,
     like: str = "torch",
     **hyperparameters: Any,
-) -> None:
+) -> bool:
     """One step of Adam in place; of AMSGrad with `max_exp_avg_sq`.
 
     Keyword arguments as in `cyopt.Adam`. For a host that computes its own scalars: `step_size` and
@@ -122,6 +135,7 @@ def adam_(
     >>> import numpy as np, cyopt
     >>> w, m, v = np.array([1.0]), np.array([0.0]), np.array([0.0])
     >>> cyopt.adam_(w, np.array([2.0]), m, v, step=1, lr=0.25)
+    True
     >>> w.round(6), m.round(6), v.round(6)
     (array([0.75]), array([0.2]), array([0.004]))
     """
@@ -133,7 +147,7 @@ def adam_(
     states = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq}
     _decide(hyperparameters, "amsgrad", "max_exp_avg_sq", max_exp_avg_sq)
     own = {"step_size": step_size, "denom_scale": denom_scale}
-    _step(optimizers.Adam, param, grad, states, step, like, hyperparameters, own)
+    return _step(optimizers.Adam, param, grad, states, step, like, hyperparameters, average, own)
 
 
 def _decide(hyperparameters: dict[str, Any], flag: str, name: str, state: Any) -> None:
@@ -154,8 +168,8 @@ def _replaced(step: int | None, hyperparameters: dict[str, Any], names: Sequence
 
 
 def _hyper(
-    cls: type[Optimizer], like: str, given: dict[str, Any], own: dict[str, float | None]
-) -> Hyper:
+    cls: type[Optimizer], like: str, given: dict[str, Any], own: dict[str, float | None], step: int
+) -> tuple[Group, Hyper]:
     """The numbers of a step, by way of the class: the same defaults and the same checks."""
     for name, value in given.items():
         if name in INITIAL:
@@ -168,33 +182,33 @@ def _hyper(
         name: checked_number(name, value) for name, value in own.items() if value is not None
     }
     placeholder = {"lr": 0.0} if "step_size" in scalars else {}
-    hyper = _hyper_of(cls, like, {**placeholder, **given})._replace(**scalars)
+    group = _group_of(cls, like, {**placeholder, **given})
+    hyper = group.at(step - 1)._replace(**scalars)
     if "step_size" in scalars:
         decays = hyper.decay != "coupled" and hyper.weight_decay != 0
         if decays and "lr" not in given:
             raise TypeError("lr is missing; beside step_size, decoupled weight decay needs it")
         if "lr" in given and not decays:
             raise TypeError("lr and step_size are given; step_size replaces lr: pass one of them")
-    return hyper
+    return group, hyper
 
 
-def _hyper_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> Hyper:
+def _group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> Group:
     """The class's numbers; making them takes longer than a small step, so the last ones are kept.
 
     Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well.
     """
     key = (cls, repr(like), repr(given))
-    hyper = _kept.get(key)
-    if hyper is None:
-        hyper = cls.like(like, **given).groups[0].at(0)
-        if like not in conventions.REMARKS:  # which are made each time
-            if len(_kept) >= 256:
-                _kept.clear()
-            _kept[key] = hyper
-    return hyper
+    group = _kept.get(key)
+    if group is None:
+        group = cls.like(like, **given).groups[0]
+        if len(_kept) >= 256:
+            _kept.clear()
+        _kept[key] = group
+    return group
 
 
-_kept: dict[tuple[type[Optimizer], str, str], Hyper] = {}
+_kept: dict[tuple[type[Optimizer], str, str], Group] = {}
 
 
 def _step(
@@ -205,54 +219,64 @@ def _step(
     step: Any,
     like: str,
     given: dict[str, Any],
+    average: Any,
     own: dict[str, float | None] | None = None,
-) -> None:
+) -> bool:
     whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
     if not whole or not 1 <= step < 2**62:
         raise TypeError(f"step is {step!r}; expected an integer from 1: 1 in the first step")
-    hyper = _hyper(cls, like, given, own or {})
-    slots = RULES[hyper.rule].state
+    if average is None and given.get("ema") is not None:
+        raise TypeError("ema is given without average, the array that holds the average")
+    given = given if average is not None else {**given, "ema": None}
+    group, hyper = _hyper(cls, like, given, own or {}, int(step))
+    if average is not None and group.ema is None:
+        raise TypeError("average is given without ema, its decay, such as 0.999")
+    own_layout = layout(group, {})
     for name, value in states.items():
-        if (value is None) != (name not in slots):
+        if (value is None) != (name not in own_layout.slots):
             need = "is needed" if value is None else "is given but not used"
             raise TypeError(f"{name} {need} by {hyper.rule} with these hyperparameters")
-    values, grads, columns = _as_lists(param, grad, [states[s] if s else None for s in slots])
+    arrays = {name: states[name] for name in own_layout.slots if name}
+    arrays = arrays if average is None else {**arrays, AVERAGE: average}
+    values, grads, columns = _as_lists(param, grad, arrays)
     names = [str(i) for i in range(len(values))]
     params = as_params(values, names)
     for array in params:
         check_rounded(hyper, array.dtype)
     rows = [
-        [
-            _state(column[i], array, f"{s} of {i}") if s else None
-            for s, column in zip(slots, columns, strict=True)
-        ]
+        {name: _state(column[i], array, f"{name} of {i}") for name, column in columns.items()}
         for i, array in enumerate(params)
     ]
-    counts = np.full(len(params), step - 1, np.int64)
-    written = check_places(names, params, [slots] * len(params), rows)
-    checked = [
-        as_grad(g, name, p.shape, p.dtype, written)
-        for g, name, p in zip(grads, names, params, strict=True)
-    ]
-    plan = _cpu.Plan(params, rows, [0] * len(params), counts, np.zeros(1, np.int64), written)
+    written = check_places(names, params, rows)
+    checked = as_grads(grads, names, params, [own_layout] * len(params), written)
+    plan = _cpu.Plan(
+        params,
+        [[row[s] if s else None for s in own_layout.slots] for row in rows],
+        [row.get(AVERAGE) for row in rows],
+        [own_layout],
+        [0] * len(params),
+        np.full(len(params), step - 1, np.int64),
+        np.zeros(1, np.int64),
+        np.zeros(4),
+        written,
+    )
     plan.set_hypers([hyper])
-    plan.run(checked)
+    return plan.run(checked, False)
 
 
 def _as_lists(
-    param: Any, grad: Any, states: Sequence[Any]
-) -> tuple[list[Any], list[Any], list[list[Any]]]:
+    param: Any, grad: Any, arrays: dict[str, Any]
+) -> tuple[list[Any], list[Any], dict[str, list[Any]]]:
     """One array as lists of one; lists must be equally long."""
     if not isinstance(param, list | tuple):
-        return [param], [grad], [[state] for state in states]
-    lists = [param, grad, *(state for state in states if state is not None)]
-    for value in lists:
+        return [param], [grad], {name: [array] for name, array in arrays.items()}
+    for value in (grad, *arrays.values()):
         if not isinstance(value, list | tuple) or len(value) != len(param):
             raise TypeError(
                 f"param is a list of {len(param)} arrays; expected such lists for grad and each"
                 " state as well"
             )
-    return list(param), list(grad), [list(s) if s is not None else [] for s in states]
+    return list(param), list(grad), {name: list(array) for name, array in arrays.items()}
 
 
 def _state(value: Any, param: np.ndarray[Any, Any], what: str) -> np.ndarray[Any, Any]:

@@ -15,6 +15,7 @@ from cyopt.hyper import (
     FLAGS,
     INITIAL,
     LIMITS,
+    OFF,
     PLAIN_NUMBERS,
     SWITCHES,
     Hyper,
@@ -25,6 +26,8 @@ from cyopt.hyper import (
     checked_number,
     unknown_name,
 )
+from cyopt.parameters import Layout
+from cyopt.rules import RULES
 
 if TYPE_CHECKING:
     from cyopt.optimizer import Optimizer
@@ -71,7 +74,8 @@ class Group:
         decay = values["weight_decay_order"] if values["decoupled_weight_decay"] else "coupled"
         fields: dict[str, Any] = {name: values[name] for name in SWITCHES if name in values}
         fields.update({f: 0.0 if f in schedules else x for f, (_, x) in numbers.items()})
-        constant = Hyper(rule=self.rule, decay=decay, **fields)
+        per_array = values["clip_scope"] == "array"
+        constant = Hyper(rule=self.rule, decay=decay, clip_per_array=per_array, **fields)
         new = {
             "_values": values,
             "schedules": schedules,
@@ -107,7 +111,10 @@ class Group:
                 )
             old = self._values[name]
             values[name] = checked(name, value)
-            if (name in FLAGS or name in CHOICES or name in INITIAL) and values[name] != old:
+            fixed = name in FLAGS or name in CHOICES or name in INITIAL
+            if (fixed and values[name] != old) or (
+                name == "ema" and (values[name] is None) != (old is None)
+            ):
                 raise ValueError(
                     f"{name} is {old!r} since the optimizer was made and decides its formula or"
                     f" state; make a new optimizer with {name}={value!r}"
@@ -155,6 +162,7 @@ class Group:
 def _numbers(v: Mapping[str, Any]) -> dict[str, tuple[str, Number]]:
     """Field of Hyper -> the name of the hyperparameter, and its number or schedule."""
     numbers = {name: (name, v[name]) for name in PLAIN_NUMBERS if name in v}
+    numbers.update({name: (name, 0.0) for name in OFF if v[name] is None})
     if "betas" in v:
         numbers["beta1"], numbers["beta2"] = zip(("betas[0]", "betas[1]"), v["betas"], strict=True)
     if "alpha" in v:
@@ -191,6 +199,27 @@ def format_values(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
+def layout(group: Group, initial_values: Mapping[str, str]) -> Layout:
+    """What a group keeps for each parameter, and does with its gradient."""
+    return Layout(
+        slots=RULES[group.rule].state,
+        initial={state: getattr(group, name) for state, name in initial_values.items()},
+        averages=group.ema is not None,
+        average_from_zeros=group.ema_init == "zeros",
+        zero_grads=group.zero_grads,
+        cast_grads=group.cast_grads,
+    )
+
+
+def is_groups(params: Any) -> bool:
+    """Whether the parameters come in groups with hyperparameters of their own."""
+    return (
+        isinstance(params, list | tuple)
+        and len(params) > 0
+        and all(isinstance(group, Mapping) and "params" in group for group in params)
+    )
+
+
 class OneGroup:
     """A hyperparameter of an optimizer that has one group; with several, ask the group."""
 
@@ -217,3 +246,25 @@ def hyperparameters(cls: type) -> frozenset[str]:
     """The names of the hyperparameters of an optimizer class."""
     members = [item for base in cls.__mro__ for item in vars(base).items()]
     return frozenset(name for name, member in members if isinstance(member, OneGroup))
+
+
+class CommonAttributes:
+    """The hyperparameters that every optimizer has."""
+
+    __slots__ = ()
+
+    lr = OneGroup()
+    weight_decay = OneGroup()
+    decoupled_weight_decay = OneGroup()
+    weight_decay_order = OneGroup()
+    maximize = OneGroup()
+    grad_scale = OneGroup()
+    clip_norm = OneGroup()
+    clip_scope = OneGroup()
+    clip_eps = OneGroup()
+    clip_value = OneGroup()
+    skip_nonfinite = OneGroup()
+    zero_grads = OneGroup()
+    cast_grads = OneGroup()
+    ema = OneGroup()
+    ema_init = OneGroup()

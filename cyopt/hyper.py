@@ -6,7 +6,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypedDict
 
 import numpy as np
 
@@ -38,6 +38,47 @@ class Hyper(NamedTuple):
     eps: float = 0.0
     step_size: float = math.nan
     denom_scale: float = math.nan
+    clip_norm: float = 0.0  # 0: none
+    clip_eps: float = 1e-6
+    clip_value: float = 0.0  # 0: none
+    ema: float = 0.0
+    clip_per_array: bool = False
+    skip_nonfinite: bool = False
+
+
+class Common(TypedDict, total=False):
+    """The hyperparameters that every class has beside `lr` and `weight_decay`."""
+
+    decoupled_weight_decay: bool
+    weight_decay_order: str
+    maximize: bool
+    grad_scale: Number
+    clip_norm: Number | None
+    clip_scope: str
+    clip_eps: Number
+    clip_value: Number | None
+    skip_nonfinite: bool
+    zero_grads: bool
+    cast_grads: bool
+    ema: Number | None
+    ema_init: str
+
+
+COMMON: Common = {
+    "decoupled_weight_decay": False,
+    "weight_decay_order": "before",
+    "maximize": False,
+    "grad_scale": 1.0,
+    "clip_norm": None,
+    "clip_scope": "all",
+    "clip_eps": 1e-6,
+    "clip_value": None,
+    "skip_nonfinite": False,
+    "zero_grads": False,
+    "cast_grads": False,
+    "ema": None,
+    "ema_init": "params",
+}
 
 
 class Range(NamedTuple):
@@ -68,7 +109,13 @@ NUMBERS = {
     "initial_square_avg": NOT_NEGATIVE,
     "step_size": ANY,
     "denom_scale": NOT_NEGATIVE,
+    "clip_norm": POSITIVE,
+    "clip_eps": NOT_NEGATIVE,
+    "clip_value": POSITIVE,
+    "ema": DECAY_RATE,
 }
+# Numbers that may be None, which turns something off; in `Hyper` 0 stands for it.
+OFF = ("clip_norm", "clip_value", "ema")
 FLAGS = {
     "decoupled_weight_decay",
     "maximize",
@@ -79,15 +126,20 @@ FLAGS = {
     "eps_hat",
     "bias_correction",
     "libm_pow",
+    "skip_nonfinite",
+    "zero_grads",
+    "cast_grads",
 }
 CHOICES = {
     "weight_decay_order": ("before", "after"),
     "momentum_form": ("lr_outside", "lr_inside", "average"),
+    "clip_scope": ("all", "array"),
+    "ema_init": ("params", "zeros"),
 }
 PLAIN_NUMBERS = [name for name in NUMBERS if name in Hyper._fields]
 SWITCHES = [name for name in [*FLAGS, *CHOICES] if name in Hyper._fields]
 # Fields of Hyper that must stay below 1 when a kernel rounds them, and their names here.
-_RATES = {"momentum": "momentum", "beta1": "betas[0]", "beta2": "betas[1]"}
+_RATES = {"momentum": "momentum", "beta1": "betas[0]", "beta2": "betas[1]", "ema": "ema"}
 # Factor of a step (`cyopt.rules.prepare`) -> the hyperparameters that make it.
 _CAUSES = {
     "s": ("grad_scale",),
@@ -111,6 +163,7 @@ def checked_number(name: str, value: object) -> float:
         raise TypeError(
             f"{name} is {value!r} ({type(value).__name__}); expected a number"
             + ("" if name in INITIAL else " or a schedule, a callable of the completed steps")
+            + (", or None" if name in OFF else "")
         )
     try:
         number = float(value)
@@ -122,7 +175,9 @@ def checked_number(name: str, value: object) -> float:
     return number
 
 
-def _number_or_schedule(name: str, value: object) -> Number:
+def _number_or_schedule(name: str, value: object) -> Number | None:
+    if value is None and name in OFF:
+        return None
     return value if callable(value) and name not in INITIAL else checked_number(name, value)
 
 
@@ -173,6 +228,8 @@ def check_rounded(hyper: Hyper, dtype: np.dtype[Any]) -> None:
             _refuse_rounded(f"{name} is {value!r}", "1.0", dtype)
     if 0 < hyper.eps < limits.tiny:
         _refuse_rounded(f"eps is {hyper.eps!r}", "0.0 or a subnormal", dtype)
+    if 0 < hyper.clip_value < limits.tiny:
+        _refuse_rounded(f"clip_value is {hyper.clip_value!r}", "0.0 or a subnormal", dtype)
     # The factors that a step computes; those that change are largest in the first.
     factors = _cpu.prepare(hyper, 1)
     for factor, causes in _CAUSES.items():

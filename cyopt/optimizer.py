@@ -8,15 +8,15 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import numpy as np
 
 from cyopt import _cpu, checkpoint, conventions, trees
-from cyopt.group import Group, OneGroup, format_values, hyperparameters
+from cyopt.group import CommonAttributes, Group, format_values, hyperparameters, is_groups, layout
 from cyopt.hyper import Hyper, unknown_name
-from cyopt.parameters import ParameterList, State, Versions, check_lasting
-from cyopt.rules import RULES
+from cyopt.measured import Measured
+from cyopt.parameters import Averages, ParameterList, State, Versions, check_lasting
 
 Self = TypeVar("Self", bound="Optimizer")
 
 
-class Optimizer:
+class Optimizer(Measured, CommonAttributes):
     """Base of the optimizers: everything but the formula and its hyperparameters.
 
     `params` is one array, or any nesting of dict, list and tuple of arrays; or a list of groups,
@@ -38,17 +38,13 @@ class Optimizer:
         "_structure",
         "_waiting",
     )
-    _SAVED = tuple(name for name in __slots__ if name not in ("__weakref__", "_gate"))
+    _SAVED = (
+        *Measured.__slots__,
+        *(name for name in __slots__ if name not in ("__weakref__", "_gate")),
+    )
 
     # Where a subclass keeps the starting value of a state: state name -> hyperparameter.
     initial_values: ClassVar[Mapping[str, str]] = {}
-
-    lr = OneGroup()
-    weight_decay = OneGroup()
-    decoupled_weight_decay = OneGroup()
-    weight_decay_order = OneGroup()
-    maximize = OneGroup()
-    grad_scale = OneGroup()
 
     @staticmethod
     def rule_of(values: Mapping[str, Any]) -> str:
@@ -57,13 +53,15 @@ class Optimizer:
 
     def __init__(self, params: Any, hyperparameters: Mapping[str, Any]) -> None:
         self._steps = np.zeros(1, np.int64)
+        super().__init__()
+        self.check_names(hyperparameters)
         self._defaults = dict(hyperparameters)
         self._plan_type: type[Any] = _cpu.Plan
         self._lists: dict[Hashable, ParameterList] = {}  # None: of `step`; else a key of `update`
         self._waiting: dict[str, Any] = {}  # loaded state whose parameters are not there yet
         self._gate = _cpu.Gate()
         self._bound = params is not None
-        self._grouped = _is_groups(params)
+        self._grouped = is_groups(params)
         self._given = list(params) if self._grouped else params
         self._groups = tuple(map(self._group, params)) if self._grouped else (self._group({}),)
         self._structure = trees.structure(self._tree())
@@ -74,6 +72,13 @@ class Optimizer:
     def steps(self) -> int:
         """Completed steps; what schedules are called with."""
         return int(self._steps[0])
+
+    @property
+    def averages(self) -> Averages:
+        """The averages of the parameters by name: read-only views of arrays that steps update."""
+        if all(group.ema is None for group in self.groups):
+            raise AttributeError("this optimizer keeps no averages; make it with ema=0.999")
+        return Averages(self.state)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -136,14 +141,10 @@ class Optimizer:
         group_of: Sequence[int],
         keyed: bool = False,
     ) -> ParameterList:
-        state_names = [RULES[group.rule].state for group in self.groups]
-        initial = [
-            {state: getattr(group, name) for state, name in self.initial_values.items()}
-            for group in self.groups
-        ]
+        layouts = [layout(group, self.initial_values) for group in self.groups]
         with np.errstate(over="ignore"):
-            like_all = (self._steps, self._plan_type, keyed)
-            made = ParameterList(names, values, group_of, state_names, initial, *like_all)
+            like_all = (self._steps, self._measured, self._plan_type, keyed)
+            made = ParameterList(names, values, group_of, layouts, *like_all)
         for group in self.groups:
             group.at(self.steps, made.dtypes)
             group.check_initial(made.dtypes)
@@ -164,7 +165,7 @@ class Optimizer:
         """
         if not self._bound:
             raise TypeError("this optimizer has no parameters of its own: make it with params")
-        if not _is_groups([group]):
+        if not is_groups([group]):
             raise TypeError(f"group is {group!r}; expected a mapping with the key 'params'")
         with self._gate:
             old = self._lists[None]
@@ -186,11 +187,15 @@ class Optimizer:
                     setattr(self, name, value)
                 raise
 
-    def step(self, grads: Any, params: Any = None) -> bool:
-        """Update all parameters in place from their gradients. Returns True.
+    def step(self, grads: Any, params: Any = None, *, norms: bool = False) -> bool:
+        """Update all parameters in place from their gradients.
+
+        Returns True, or False if `skip_nonfinite` skipped the step: then it has changed nothing,
+        but with `zero_grads` the gradients.
 
         `grads` has the structure of the parameters; a None in it skips a parameter. A gradient may
-        have any strides and may be read-only. `params` is for an optimizer made without.
+        have any strides and, without `zero_grads`, may be read-only. `params` is for an optimizer
+        made without. With `norms`, `grad_norm`, `update_norm` and `param_norm` are measured.
 
         Everything is checked before a byte is written; an exception leaves parameters, state and
         counters as they were. Raises TypeError or ValueError that names the argument.
@@ -207,11 +212,12 @@ class Optimizer:
             plan = self._lists[None].plan
         except KeyError:
             plan = None
-        if plan is None or not plan.again(self._gate, params, grads, self._structure):
-            self._step(params, grads)
-        return True
+        done: bool | None = None
+        if plan is not None:
+            done = plan.again(self._gate, params, grads, self._structure, norms)
+        return self._step(params, grads, norms) if done is None else done
 
-    def _step(self, params: Any, grads: Any) -> None:
+    def _step(self, params: Any, grads: Any, norms: bool) -> bool:
         """A step that is not like the last one: all is looked at."""
         with self._gate:
             before = self.steps
@@ -222,7 +228,7 @@ class Optimizer:
                 parameters = self._lists[None]
                 hypers, versions = self._hypers_at(before, parameters)
                 tree = self._tree() if self._bound else params
-                parameters.step(tree, grads, self._structure, hypers, versions)
+                return parameters.step(tree, grads, self._structure, hypers, versions, norms)
             except BaseException:
                 if new and self.steps == before:
                     self._lists.pop(None, None)
@@ -239,6 +245,7 @@ class Optimizer:
         """Update one array in place and return it; its state is made when `key` is first seen.
 
         Each key has its own step count, which also feeds the schedules; `steps` is the largest.
+        What concerns all arrays of a step, such as their norm, concerns this one.
 
         >>> import numpy as np, cyopt
         >>> opt, w = cyopt.SGD(lr=0.5), np.array([1.0, 2.0])
@@ -258,7 +265,7 @@ class Optimizer:
             plan = self._lists[key].plan
         except KeyError:
             plan = None
-        if plan is None or not plan.again(self._gate, param, grad, None):
+        if plan is None or plan.again(self._gate, param, grad, None, False) is None:
             self._update(key, param, grad)
         return param
 
@@ -271,7 +278,7 @@ class Optimizer:
             try:
                 self._lists[key] = parameters
                 hypers, versions = self._hypers_at(before, parameters)
-                parameters.step(param, grad, None, hypers, versions)
+                parameters.step(param, grad, None, hypers, versions, False)
             except BaseException:
                 if new and parameters.counts[0] == before:
                     self._lists.pop(key, None)
@@ -335,11 +342,3 @@ class Optimizer:
         lines = [f"steps={self.steps}, {count} arrays of {size:,} numbers"]
         lines += [format_values(group.values()) for group in self.groups]
         return f"{name}(\n    " + "\n    ".join(lines) + "\n)"
-
-
-def _is_groups(params: Any) -> bool:
-    return (
-        isinstance(params, list | tuple)
-        and len(params) > 0
-        and all(isinstance(group, Mapping) and "params" in group for group in params)
-    )

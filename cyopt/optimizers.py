@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cyopt.group import OneGroup
-from cyopt.hyper import Number
+from cyopt.hyper import COMMON, Common, Number
 from cyopt.optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def _off(momentum: object) -> bool:
@@ -39,6 +42,20 @@ class SGD(Optimizer):
       `weight_decay_order="after"`, after it (thinc)
     - maximize: ascend
     - grad_scale: what the gradients were multiplied by (loss scaling); they are divided by it
+    - clip_norm: where the norm L of all gradients (over `grad_scale`) is larger, they are multiplied
+      by `clip_norm / (L + clip_eps)`; with `clip_scope="array"` by each array's own norm. PyTorch's
+      clip_grad_norm_ has `clip_eps` 1e-6, thinc, Keras and optax 0
+    - clip_value: each element of the gradient is limited to +-clip_value, after that
+    - skip_nonfinite: a step with an inf or NaN in a gradient changes nothing and returns False
+    - zero_grads: a step, also one that is skipped, leaves zeros in the gradients
+    - cast_grads: gradients of float32 parameters may be float64; each element is rounded once
+    - ema: decay d of an average a of each parameter, `opt.averages[name]`: after a step
+      `a = d*a + (1 - d)*p`; unchanged where the gradient is None. `ema_init` says where it starts:
+      "params", as a copy of p before p's first step, or "zeros"
+
+    All of these happen in the update's own pass over memory; `clip_norm` and `skip_nonfinite` read
+    the gradients once more before it. The norm has the same bits whatever the threads
+    (`cyopt.rules.square_sum`). clip_norm, clip_value and ema are off as None.
 
     Every number may be a schedule, a callable of `steps` (see `cyopt.schedules`).
     Raises TypeError or ValueError for a value that is out of range or has no meaning.
@@ -71,10 +88,7 @@ class SGD(Optimizer):
         weight_decay: Number = 0.0,
         nesterov: bool = False,
         momentum_form: str = "lr_outside",
-        decoupled_weight_decay: bool = False,
-        weight_decay_order: str = "before",
-        maximize: bool = False,
-        grad_scale: Number = 1.0,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(params, _hyperparameters(locals()))
 
@@ -139,10 +153,7 @@ class AdaGrad(Optimizer):
         initial_accumulator_value: float = 0.0,
         eps: Number = 1e-10,
         eps_inside_sqrt: bool = False,
-        decoupled_weight_decay: bool = False,
-        weight_decay_order: str = "before",
-        maximize: bool = False,
-        grad_scale: Number = 1.0,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(params, _hyperparameters(locals()))
 
@@ -200,10 +211,7 @@ class RMSProp(Optimizer):
         eps_inside_sqrt: bool = False,
         momentum_form: str = "lr_outside",
         initial_square_avg: float = 0.0,
-        decoupled_weight_decay: bool = False,
-        weight_decay_order: str = "before",
-        maximize: bool = False,
-        grad_scale: Number = 1.0,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(params, _hyperparameters(locals()))
 
@@ -263,10 +271,7 @@ class Adam(Optimizer):
         eps_hat: bool = False,
         bias_correction: bool = True,
         libm_pow: bool = False,
-        decoupled_weight_decay: bool = False,
-        weight_decay_order: str = "before",
-        maximize: bool = False,
-        grad_scale: Number = 1.0,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(params, _hyperparameters(locals()))
 
@@ -309,8 +314,10 @@ class AdamW(Adam):
 
 
 def _hyperparameters(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of an `__init__` that are hyperparameters."""
-    return {k: v for k, v in arguments.items() if k not in ("self", "params", "__class__")}
+    """The arguments of an `__init__` that are hyperparameters, and those that all classes have."""
+    others = ("self", "params", "common", "__class__")
+    own = {name: value for name, value in arguments.items() if name not in others}
+    return {**own, **COMMON, **arguments["common"]}
 
 
 ALL: tuple[type[Optimizer], ...] = (SGD, Momentum, AdaGrad, RMSProp, Adam, AdamW)

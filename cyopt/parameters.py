@@ -14,18 +14,20 @@ from cyopt.arrays import (
     Array,
     Written,
     as_array,
+    check_apart,
     check_like,
     check_param,
     check_read,
     check_written,
+    check_zeroed,
     distinct,
 )
 from cyopt.hyper import Hyper, unknown_name
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Versions = list[tuple[_cpu.Version, int]]  # of the groups, when their hypers were taken
+AVERAGE = "average"  # the state that holds the parameter's average
 _LINE = 64  # bytes
-Initial = Mapping[str, float]  # state name -> its starting value; the order is the rule's
 
 
 class Spec(NamedTuple):
@@ -46,6 +48,17 @@ class Spec(NamedTuple):
         return f"{self.dtype.name} of shape {self.shape} in {order} order"
 
 
+class Layout(NamedTuple):
+    """What a group keeps for each parameter, and does with its gradient."""
+
+    slots: tuple[str, ...]  # of the rule's state in order, "" where this variant uses none
+    initial: Mapping[str, float]  # state -> its starting value
+    averages: bool
+    average_from_zeros: bool
+    zero_grads: bool
+    cast_grads: bool
+
+
 def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
     """The parameters as arrays that a step may write."""
     arrays = []
@@ -57,27 +70,45 @@ def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
 
 
 def as_grad(
-    value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], written: Written
+    value: Any, name: str, like: Array | Spec, layout: Layout, written: Written
 ) -> Array | None:
-    """The gradient of one parameter as an array that a step can read; None skips."""
+    """The gradient of a parameter like this as an array that a step can read; None skips."""
     if value is None:
         return None
-    if isinstance(value, np.float32 | np.float64):  # what NumPy makes of 0-d arrays
-        value = np.asarray(value)
+    what = f"gradient of {name!r}"
+    if isinstance(value, np.float32 | np.float64) and not layout.zero_grads:
+        value = np.asarray(value)  # what NumPy makes of 0-d arrays
     # A view: nobody else can change its shape while it is read.
-    array = as_array(value, f"gradient of {name!r}").view()
-    check_like(array, shape, dtype, f"gradient of {name!r}")
-    check_read(array, f"gradient of {name!r}", written)
+    array = as_array(value, what, layout.zero_grads).view()
+    cast = layout.cast_grads and array.dtype == np.float64
+    check_like(array, like.shape, array.dtype if cast else like.dtype, what)
+    check_read(array, what, written)
+    if layout.zero_grads:
+        check_zeroed(array, what)
     return array
+
+
+def as_grads(
+    values: Sequence[Any],
+    names: Sequence[str],
+    likes: Sequence[Array | Spec],
+    layouts: Sequence[Layout],
+    written: Written,
+) -> list[Array | None]:
+    """The gradients of all parameters, checked in full; those that are set to zero are apart."""
+    grads = [as_grad(*row, written) for row in zip(values, names, likes, layouts, strict=True)]
+    if any(layout.zero_grads for layout in layouts):
+        places = [f"gradient of {name!r}" for name in names]
+        check_apart(grads, places, [layout.zero_grads for layout in layouts])
+    return grads
 
 
 class ParameterList:
     """Parameters in a fixed order, each with a name, a group, its state and its own step count.
 
-    `state_names[i]` lists the rule's state slots in order, "" where this variant uses none.
-    `steps` is the optimizer's counter, which a step counts up with its own: no signal handler can
-    run between the arrays' change and the counters'. With `keyed` it is the most that any list has
-    counted.
+    `layouts` has one for each group. `steps` is the optimizer's counter, which a step counts up
+    with its own: no signal handler can run between the arrays' change and the counters'. With
+    `keyed` it is the most that any list has counted. `measured` takes what a step measures.
     """
 
     def __init__(
@@ -85,9 +116,9 @@ class ParameterList:
         names: Sequence[str],
         values: Sequence[Any],
         group_of: Sequence[int],
-        state_names: Sequence[Sequence[str]],
-        initial: Sequence[Initial],
+        layouts: Sequence[Layout],
         steps: Counts,
+        measured: Array,
         plan_type: type[Any] = _cpu.Plan,
         keyed: bool = False,
     ) -> None:
@@ -98,13 +129,11 @@ class ParameterList:
         self.group_of = list(group_of)
         self.specs = [Spec.of(array) for array in arrays]
         self.dtypes = {spec.dtype for spec in self.specs}
-        self.state_names = [tuple(state_names[g]) for g in group_of]
-        self.state: list[dict[str, Array]] = [
-            {s: _full_like(a, initial[g].get(s, 0.0)) for s in state_names[g] if s}
-            for a, g in zip(arrays, group_of, strict=True)
-        ]
+        self.layouts = list(layouts)
+        self.layout_of = [layouts[g] for g in group_of]
+        self.state = list(map(_new_state, arrays, self.layout_of))
         self.counts = np.zeros(len(names), np.int64)
-        self.steps, self.keyed = steps, keyed
+        self.steps, self.measured, self.keyed = steps, measured, keyed
         self.plan_type = plan_type
         self.plan: Any = None
         self._written: Written | None = None  # of the plan
@@ -142,24 +171,30 @@ class ParameterList:
         structure: trees.Node | None,
         hypers: Sequence[Hyper],
         versions: Versions | None,
-    ) -> None:
-        """One step in place, with one `Hyper` for each group.
+        norms: bool,
+    ) -> bool:
+        """One step in place, with one `Hyper` for each group; False if it was skipped.
 
         The plan says whether all is as it was when it was checked; what is not is checked in full.
         """
         plan = self.plan
         if plan is not None:
             plan.set_hypers(hypers, versions)
-            if plan.again(None, params, grads, structure):
-                return
+            done: bool | None = plan.again(None, params, grads, structure, norms)
+            if done is not None:
+                return done
         values = trees.leaves(params, structure, "params")
         given = trees.leaves(grads, structure, "grads")
         if plan is None or not plan.same_params(values):
             plan = self.plan = self._make_plan(values)
             plan.set_hypers(hypers, versions)
-        plan.run(self._check_grads(given))
+        assert self._written
+        stepped: bool = plan.run(
+            as_grads(given, self.names, self.specs, self.layout_of, self._written), norms
+        )
         if not all(isinstance(value, np.ndarray) for value in values):
             self.plan = self._written = None  # DLPack's addresses are good for one step
+        return stepped
 
     def params(self, values: Sequence[Any]) -> list[Array]:
         """The parameters as arrays, if they are what they were when their state was made."""
@@ -177,21 +212,15 @@ class ParameterList:
     def _make_plan(self, values: Sequence[Any]) -> Any:
         """Check where parameters and state lie in full, and make a plan for there."""
         params = self.params(values)
+        self._written = check_places(self.names, params, self.state)
         states = [
-            [state[s] if s else None for s in slots]
-            for state, slots in zip(self.state, self.state_names, strict=True)
+            [state[s] if s else None for s in layout.slots]
+            for state, layout in zip(self.state, self.layout_of, strict=True)
         ]
-        self._written = check_places(self.names, params, self.state_names, states)
-        counters = (self.counts, self.steps)
-        return self.plan_type(params, states, self.group_of, *counters, self._written, self.keyed)
-
-    def _check_grads(self, grads: Sequence[Any]) -> list[Array | None]:
-        """The gradients as arrays, checked in full."""
-        assert self._written
-        return [
-            as_grad(grad, name, spec.shape, spec.dtype, self._written)
-            for grad, name, spec in zip(grads, self.names, self.specs, strict=True)
-        ]
+        averages = [state.get(AVERAGE) for state in self.state]
+        arrays = (params, states, averages, self.layouts, self.group_of)
+        counters = (self.counts, self.steps, self.measured)
+        return self.plan_type(*arrays, *counters, self._written, self.keyed)
 
 
 def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[str]) -> None:
@@ -220,19 +249,24 @@ def _full_like(param: Array, value: float) -> Array:
     return array
 
 
+def _new_state(param: Array, layout: Layout) -> dict[str, Array]:
+    """The state of a parameter that has not made a step."""
+    state = {s: _full_like(param, layout.initial.get(s, 0.0)) for s in layout.slots if s}
+    if layout.averages:
+        state[AVERAGE] = _full_like(param, 0.0)
+        if not layout.average_from_zeros:
+            state[AVERAGE][...] = param
+    return state
+
+
 def check_places(
-    names: Sequence[str],
-    params: Sequence[Array],
-    state_names: Sequence[Sequence[str]],
-    states: Sequence[Sequence[Array | None]],
+    names: Sequence[str], params: Sequence[Array], states: Sequence[Mapping[str, Array]]
 ) -> Written:
     """Where a step writes, if no two of the arrays that it writes overlap."""
     arrays, places = list(params), [f"parameter {name!r}" for name in names]
-    for name, slots, state in zip(names, state_names, states, strict=True):
-        for slot, array in zip(slots, state, strict=True):
-            if array is not None:
-                arrays.append(array)
-                places.append(f"{slot} of {name!r}")
+    for name, state in zip(names, states, strict=True):
+        arrays += state.values()
+        places += [f"{slot} of {name!r}" for slot in state]
     return check_written(arrays, places)
 
 
@@ -258,3 +292,22 @@ class State(Mapping[str, Mapping[str, Array]]):
 
     def __repr__(self) -> str:
         return f"State({ {name: list(self[name]) for name in self} })"
+
+
+class Averages(Mapping[str, Array]):
+    """The parameters' averages: `opt.averages[name]`. A read-only mapping of those there are."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def __getitem__(self, name: str) -> Array:
+        return self._state[name][AVERAGE]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._state if AVERAGE in self._state[name])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"Averages({list(self)})"

@@ -26,12 +26,24 @@ def maximum(a: Array, b: Array) -> Array:
     return np.where(a > b, a, b)
 
 
-def prologue(p: Array, g: Array, h: Scalars, coupled: bool) -> Array:
-    """What every rule starts with: scale and sign of the gradient, then coupled weight decay."""
+def minimum(a: Array, b: Array) -> Array:
+    """`a < b ? a : b`, likewise."""
+    return np.where(a < b, a, b)
+
+
+def prologue(p: Array, g: Array, h: Scalars, coupled: bool, limited: bool) -> Array:
+    """What every rule starts with: scale and sign of the gradient; limits; coupled weight decay."""
     g = h.s * g
+    if limited:
+        g = minimum(h.limit, maximum(-h.limit, g))
     if coupled:
         g = g + h.wd * p
     return g
+
+
+def average(a: Array, p: Array, h: Scalars) -> Array:
+    """What follows it for a parameter `p`, already updated, that has an average."""
+    return h.d * a + h.e * p
 
 
 def sgd(p: Array, g: Array, h: Scalars) -> tuple[Array, ...]:
@@ -153,6 +165,12 @@ def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
     x: dict[str, Any] = {
         "rule": hyper.rule,
         "coupled": coupled and hyper.weight_decay != 0,
+        "limited": hyper.clip_value != 0,
+        "clip_per_array": hyper.clip_per_array,
+        "skip_nonfinite": hyper.skip_nonfinite,
+        "clip_norm": hyper.clip_norm,
+        "clip_eps": hyper.clip_eps,
+        "limit": hyper.clip_value,
         "s": (-1.0 if hyper.maximize else 1.0) * (1.0 / hyper.grad_scale),
         "wd": hyper.weight_decay if coupled else 0.0,
         "k": 1.0 if coupled else 1.0 - lr * hyper.weight_decay,
@@ -166,6 +184,8 @@ def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
         "r": 1.0,
         "eps_in": hyper.eps if hyper.eps_inside_sqrt else 0.0,
         "eps": 0.0 if hyper.eps_inside_sqrt else hyper.eps,
+        "d": hyper.ema,
+        "e": 1.0 - hyper.ema,
     }
     function = RULES[hyper.rule].function
     if function is momentum:
@@ -199,3 +219,43 @@ def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
     if hyper.decay == "after":
         x["step"] = x["step"] * x["k"]
     return x
+
+
+# --- norms ----------------------------------------------------------------------------------------
+
+CHUNK, LANES = 4096, 16
+
+
+def square_sum(x: Array) -> float:
+    """The sum of the squares of a one-dimensional array, in double and in a fixed order.
+
+    Chunks of 4,096 numbers; number i of a chunk is added to sum i mod 16; the 16, then the chunks,
+    are added in pairs. `src_c/sides.inc` and `src_c/norms.c` say the same in C.
+    """
+    chunks = np.zeros((-(-x.size // CHUNK), CHUNK // LANES, LANES))
+    chunks.reshape(-1)[: x.size] = x  # what is missing is 0, whose addition changes nothing
+    sums = np.zeros((len(chunks), LANES))
+    for i in range(CHUNK // LANES):
+        sums = sums + chunks[:, i] * chunks[:, i]
+    return pairwise_sum([pairwise_sum(list(lanes)) for lanes in sums])
+
+
+def pairwise_sum(x: list[Any]) -> float:
+    """Neighbours are added until one number is left, which is 0 for none.
+
+    >>> pairwise_sum([1.0, 2.0, 3.0]) == (1.0 + 2.0) + 3.0
+    True
+    """
+    while len(x) > 1:
+        odd = x[len(x) // 2 * 2 :]
+        x = [a + b for a, b in zip(x[::2], x[1::2], strict=False)] + odd
+    return float(x[0]) if x else 0.0
+
+
+def clip_coefficient(scalars: Mapping[str, Any], norm: float) -> float:
+    """What `clip_norm` multiplies gradients of this norm with; a norm of NaN stays."""
+    if scalars["clip_norm"] == 0:
+        return 1.0
+    with np.errstate(all="ignore"):
+        ratio = float(np.float64(scalars["clip_norm"]) / (norm + scalars["clip_eps"]))
+    return 1.0 if ratio > 1.0 else ratio

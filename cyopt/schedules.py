@@ -28,6 +28,7 @@ from typing import Any
 __all__ = [
     "constant",
     "cosine",
+    "ema_warmup",
     "exponential",
     "join",
     "linear_warmup",
@@ -53,6 +54,23 @@ class constant:
 
     def __call__(self, t: int) -> float:
         return self.value
+
+
+@dataclass(frozen=True)
+class ema_warmup:
+    """For `ema`, a decay that grows: min(limit, (2 + t) / (11 + t)), as in thinc and TensorFlow.
+
+    >>> ema_warmup()(0), ema_warmup()(88), ema_warmup(0.9)(1000)
+    (0.18181818181818182, 0.9090909090909091, 0.9)
+    """
+
+    limit: float = 0.9999
+
+    def __post_init__(self) -> None:
+        _take_number(self, "limit", at_least=0)
+
+    def __call__(self, t: int) -> float:
+        return min(self.limit, (2.0 + t) / (11.0 + t))
 
 
 @dataclass(frozen=True)
@@ -322,15 +340,11 @@ def _take_tuple(schedule: object, name: str) -> None:
 
 
 def _count(where: str, name: str, given: Any) -> int:
-    try:
-        count = operator.index(given)
-    except TypeError:
-        count = None
-    if count is None or isinstance(given, bool):
+    if isinstance(given, bool) or not hasattr(given, "__index__"):
+        kind = type(given).__name__
         raise TypeError(
-            f"{where}: {name} is {given!r} ({type(given).__name__}), expected a number of steps,"
-            f" an int"
+            f"{where}: {name} is {given!r} ({kind}), expected a number of steps, an int"
         )
-    if count < 1:
+    if operator.index(given) < 1:
         raise ValueError(f"{where}: {name} is {given!r}, expected at least 1 step")
-    return count
+    return operator.index(given)

@@ -7,7 +7,7 @@
  *     struct cyopt_scalars   the numbers that the update rule multiplies with
  *       |
  *     struct cyopt_array     one parameter: addresses, size, dtype, index of its scalars
- *       |  cyopt_step()      all arrays, in place, threads started once at most
+ *       |  cyopt_step()      all arrays, in place; the gradients' norm first, where it is needed
  *
  * Nothing here checks its arguments: that is the caller's part (see cyopt/arrays.py).
  */
@@ -19,6 +19,7 @@
 
 #define CYOPT_MAX_STATE 3
 #define CYOPT_MAX_TEAM 256 /* threads of a step */
+#define CYOPT_CHUNK 4096   /* elements of a partial sum of squares: see norms.c */
 
 enum cyopt_dtype { CYOPT_FLOAT32, CYOPT_FLOAT64, CYOPT_N_DTYPES };
 
@@ -70,11 +71,17 @@ struct cyopt_hyper {
     double beta1, beta2;        /* Adam; beta2 is RMSProp's alpha */
     double eps;
     double step_size, denom_scale; /* Adam, AdaGrad: the caller's own `step` and `r`, or NaN */
+    double clip_norm, clip_eps;    /* limit of the gradients' norm, 0: none; see scalars.c */
+    double clip_value;             /* limit of each element of the gradient, 0: none */
+    double ema;                    /* decay of the parameter's average */
+    int clip_per_array;            /* the norm is each array's own, not that of all */
+    int skip_nonfinite;            /* a gradient of this group that is not finite skips the step */
 };
 
 /* The scalars of the rules, X(name); rules.h uses them under these names. */
 #define CYOPT_SCALARS(X)                                                                           \
-    X(s)      /* factor of the gradient: sign and 1 / grad_scale */                                \
+    X(s)      /* factor of the gradient: sign, 1 / grad_scale, coefficient of clip_norm */         \
+    X(limit)  /* of each element of the gradient, in size */                                       \
     X(wd)     /* coupled weight decay */                                                           \
     X(k)      /* decoupled weight decay: factor of the parameter */                                \
     X(step)   /* factor of the update: learning rate and bias correction */                        \
@@ -86,28 +93,52 @@ struct cyopt_hyper {
     X(c2)     /* 1 - b2 */                                                                         \
     X(r)      /* factor of the root: bias correction of the second moment */                       \
     X(eps_in) /* epsilon inside the root */                                                        \
-    X(eps)    /* epsilon beside the root */
+    X(eps)    /* epsilon beside the root */                                                        \
+    X(d)      /* decay of the average */                                                           \
+    X(e)      /* 1 - d */
 
-/* Kept in double; a kernel rounds each to its own type once. */
+/* What a rule starts with besides scaling the gradient. Coupled decay of 0 is left out, as it would
+ * make NaN of an infinite parameter. */
+enum cyopt_prologue { CYOPT_COUPLED = 1, CYOPT_LIMITED = 2, CYOPT_N_PROLOGUES = 4 };
+
+/* Kept in double; a kernel rounds each scalar to its own type once. */
 struct cyopt_scalars {
-    int rule;    /* enum cyopt_rule */
-    int coupled; /* coupled weight decay is not zero: a 0 would make NaN of an infinite parameter */
+    int rule;     /* enum cyopt_rule */
+    int prologue; /* of enum cyopt_prologue */
+    int clip_per_array, skip_nonfinite;
+    double clip_norm, clip_eps;
 #define CYOPT_FIELD(name) double name;
     CYOPT_SCALARS(CYOPT_FIELD)
 #undef CYOPT_FIELD
 };
 
-/* One parameter. param and state are dense and in one element order; grad is too, or is described
- * by grad_ndim, grad_shape and grad_strides (bytes), to be read in C order of that shape. */
+/* One parameter. param, state and average are dense and in one element order; grad is too, or is
+ * described by grad_ndim, grad_shape and grad_strides (bytes), to be read in C order of that shape.
+ */
 struct cyopt_array {
     ptrdiff_t size; /* elements */
     int dtype;      /* enum cyopt_dtype */
     int set;        /* index into the array of cyopt_scalars */
     void *param;
-    const void *grad;             /* NULL: this array is skipped */
+    void *grad;                   /* NULL: this array is skipped */
     void *state[CYOPT_MAX_STATE]; /* slots as in the comments of rules.h; unused ones are ignored */
+    void *average;                /* of the parameter, weighted exponentially; NULL: none */
+    int average_begins;           /* it becomes a copy of the parameter before this step */
+    int zero_grad;                /* grad is set to zero, which nothing else does */
+    int grad_dtype;               /* may be CYOPT_FLOAT64 beside a float32 parameter */
     int grad_ndim;                /* 0: grad is dense, in the parameter's element order */
     const ptrdiff_t *grad_shape, *grad_strides;
+    double coefficient; /* of clip_norm: written by the step */
+};
+
+/* What a step measures. Norms are the root of the sum of squares over all arrays with a gradient:
+ * of the gradients over grad_scale, the change of the parameters, and the parameters after it. */
+struct cyopt_report {
+    int want_norms; /* measure all three; else the first alone, and only if it is needed */
+    double *sums; /* room for twice cyopt_count_chunks() numbers, or NULL if nothing is measured */
+    int skipped;  /* a gradient was not finite: parameters, state, averages are as before */
+    double grad_norm; /* below zero: not measured */
+    double update_norm, param_norm;
 };
 
 struct cyopt_config {
@@ -141,8 +172,14 @@ void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scal
 /* How many threads a step is worth: `work` is the sum of lines times their rule's cost. */
 int cyopt_team_size(ptrdiff_t work, const struct cyopt_config *config);
 
+/* Whether a step with these scalars measures its gradients. */
+int cyopt_needs_norm(const struct cyopt_scalars *scalars);
+
+/* How many chunks the sums of squares of these arrays have. */
+ptrdiff_t cyopt_count_chunks(const struct cyopt_array *arrays, ptrdiff_t n_arrays);
+
 /* Updates all arrays in place; returns into how many threads' shares the work was cut. */
-int cyopt_step(const struct cyopt_array *arrays, ptrdiff_t n_arrays,
-               const struct cyopt_scalars *sets, const struct cyopt_config *config);
+int cyopt_step(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyopt_scalars *sets,
+               const struct cyopt_config *config, struct cyopt_report *report);
 
 #endif

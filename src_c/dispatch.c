@@ -4,12 +4,13 @@
 static const struct {
     const char *name;
     cyopt_kernel_table (*kernels)(enum cyopt_dtype dtype);
+    const struct cyopt_sides *(*sides)(enum cyopt_dtype dtype);
 } isas[] = {
 #ifdef CYOPT_X86_KERNELS
-    {"avx512", cyopt_kernels_avx512},
-    {"avx2", cyopt_kernels_avx2},
+    {"avx512", cyopt_kernels_avx512, cyopt_sides_avx512},
+    {"avx2", cyopt_kernels_avx2, cyopt_sides_avx2},
 #endif
-    {"base", cyopt_kernels_base},
+    {"base", cyopt_kernels_base, cyopt_sides_base},
 };
 
 #define N_ISAS ((int)(sizeof isas / sizeof isas[0]))
@@ -35,7 +36,12 @@ int cyopt_isa_available(int isa)
 
 cyopt_kernel *cyopt_find_kernel(int isa, int dtype, const struct cyopt_scalars *scalars)
 {
-    return isas[isa].kernels((enum cyopt_dtype)dtype)[scalars->rule][scalars->coupled];
+    return isas[isa].kernels((enum cyopt_dtype)dtype)[scalars->rule][scalars->prologue];
+}
+
+const struct cyopt_sides *cyopt_find_sides(int isa, int dtype)
+{
+    return isas[isa].sides((enum cyopt_dtype)dtype);
 }
 
 const char *cyopt_rule_name(int rule)

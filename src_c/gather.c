@@ -1,40 +1,84 @@
-/* Reads a strided gradient in the parameter's element order, into a tile that stays in cache. */
+/* A gradient that a kernel cannot read where it is, for its strides or its type, is copied in the
+ * parameter's element order, into a tile that stays in cache; and gradients are set to zero. */
 #include "kernels.h"
 
 #include <string.h>
 
 #define MAX_NDIM 64 /* NumPy's limit */
 
-/* One row of the last dimension; a fixed itemsize makes memcpy one load and one store. */
-static void copy_row(char *out, const char *in, ptrdiff_t n, ptrdiff_t stride, ptrdiff_t itemsize)
+/* What is done with n elements of a row, `stride` bytes apart; returns the place behind them in the
+ * tile. A fixed size makes memcpy one load and one store. */
+typedef char *row_action(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride);
+
+static char *copy_f32(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
 {
-    if (stride == itemsize)
-        memcpy(out, in, (size_t)(n * itemsize));
-    else if (itemsize == 4)
-        for (ptrdiff_t i = 0; i < n; i++)
-            memcpy(out + 4 * i, in + i * stride, 4);
+    if (stride == 4)
+        memcpy(tile, row, 4 * (size_t)n);
     else
         for (ptrdiff_t i = 0; i < n; i++)
-            memcpy(out + 8 * i, in + i * stride, 8);
+            memcpy(tile + 4 * i, row + i * stride, 4);
+    return tile + 4 * n;
 }
 
-void cyopt_gather(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n, void *out)
+static char *copy_f64(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
 {
-    const ptrdiff_t itemsize = array->dtype == CYOPT_FLOAT64 ? 8 : 4;
+    if (stride == 8)
+        memcpy(tile, row, 8 * (size_t)n);
+    else
+        for (ptrdiff_t i = 0; i < n; i++)
+            memcpy(tile + 8 * i, row + i * stride, 8);
+    return tile + 8 * n;
+}
+
+static char *round_to_f32(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
+{
+    float *to = (float *)(void *)tile;
+    for (ptrdiff_t i = 0; i < n; i++)
+        to[i] = (float)*(const double *)(void *)(row + i * stride);
+    return tile + 4 * n;
+}
+
+static char *clear_f32(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
+{
+    if (stride == 4)
+        memset(row, 0, 4 * (size_t)n);
+    else
+        for (ptrdiff_t i = 0; i < n; i++)
+            memset(row + i * stride, 0, 4);
+    return tile;
+}
+
+static char *clear_f64(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
+{
+    if (stride == 8)
+        memset(row, 0, 8 * (size_t)n);
+    else
+        for (ptrdiff_t i = 0; i < n; i++)
+            memset(row + i * stride, 0, 8);
+    return tile;
+}
+
+static void each_row(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n,
+                     row_action *action, char *tile)
+{
     const ptrdiff_t *shape = array->grad_shape, *strides = array->grad_strides;
     const int last = array->grad_ndim - 1;
     ptrdiff_t index[MAX_NDIM];
-    const char *row = array->grad;
+    char *row = array->grad;
+    if (array->grad_ndim == 0) {
+        const ptrdiff_t itemsize = array->grad_dtype == CYOPT_FLOAT64 ? 8 : 4;
+        action(tile, row + first * itemsize, n, itemsize);
+        return;
+    }
     for (int d = last; d >= 0; d--) {
         index[d] = first % shape[d];
         first /= shape[d];
         row += index[d] * strides[d];
     }
-    for (char *to = out; n > 0;) {
+    while (n > 0) {
         const ptrdiff_t rest = shape[last] - index[last];
         const ptrdiff_t count = n < rest ? n : rest;
-        copy_row(to, row, count, strides[last], itemsize);
-        to += count * itemsize;
+        tile = action(tile, row, count, strides[last]);
         n -= count;
         /* To the start of the next row: carry as an odometer does. */
         row -= index[last] * strides[last];
@@ -47,4 +91,18 @@ void cyopt_gather(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n,
             index[d] = 0;
         }
     }
+}
+
+const void *cyopt_gather(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n, void *tile)
+{
+    const int wide = array->grad_dtype == CYOPT_FLOAT64, cast = array->grad_dtype != array->dtype;
+    if (array->grad_ndim == 0 && !cast)
+        return (const char *)array->grad + first * (wide ? 8 : 4);
+    each_row(array, first, n, cast ? round_to_f32 : wide ? copy_f64 : copy_f32, tile);
+    return tile;
+}
+
+void cyopt_clear(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n)
+{
+    each_row(array, first, n, array->grad_dtype == CYOPT_FLOAT64 ? clear_f64 : clear_f32, NULL);
 }

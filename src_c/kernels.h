@@ -4,12 +4,25 @@
 
 #include "cyopt.h"
 
-/* One kernel per rule, with coupled weight decay or without. */
-typedef cyopt_kernel *const (*cyopt_kernel_table)[2];
+/* One kernel per rule and prologue. */
+typedef cyopt_kernel *const (*cyopt_kernel_table)[CYOPT_N_PROLOGUES];
 
 cyopt_kernel_table cyopt_kernels_base(enum cyopt_dtype dtype);
 cyopt_kernel_table cyopt_kernels_avx2(enum cyopt_dtype dtype);
 cyopt_kernel_table cyopt_kernels_avx512(enum cyopt_dtype dtype);
+
+/* What a step does beside its rule: sides.inc. */
+struct cyopt_sides {
+    void (*average)(ptrdiff_t n, void *average, const void *param, const struct cyopt_scalars *h);
+    double (*square_sum)(ptrdiff_t n, const void *numbers, double s);
+    int (*all_finite)(ptrdiff_t n, const void *numbers, double s);
+    void (*difference)(ptrdiff_t n, void *before, const void *after);
+};
+
+const struct cyopt_sides *cyopt_sides_base(enum cyopt_dtype dtype);
+const struct cyopt_sides *cyopt_sides_avx2(enum cyopt_dtype dtype);
+const struct cyopt_sides *cyopt_sides_avx512(enum cyopt_dtype dtype);
+const struct cyopt_sides *cyopt_find_sides(int isa, int dtype);
 
 /* Work that is worth a thread of its own: 60 us, as 210,000 parameters of Adam in float32, or
  * 700,000 of SGD. Waking a helper takes 10 us of the caller, and 30 us until it begins; a second
@@ -17,12 +30,20 @@ cyopt_kernel_table cyopt_kernels_avx512(enum cyopt_dtype dtype);
  * measured: bench/NOTES.md). */
 #define CYOPT_DEFAULT_GRAIN 131072
 
+/* Of a line that is only read. */
+#define CYOPT_READ_COST 2
+
 /* scalars.c: cyopt_prepare() in the floating-point environment that is set. */
 void cyopt_compute_scalars(const struct cyopt_hyper *hyper, int64_t t,
                            struct cyopt_scalars *scalars);
 
-/* gather.c: elements first, ..., first + n - 1 of a strided gradient, in C order of its shape. */
-void cyopt_gather(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n, void *out);
+/* scalars.c: what clip_norm multiplies gradients of this norm with. */
+double cyopt_clip_coefficient(const struct cyopt_scalars *scalars, double norm);
+
+/* gather.c: elements first, ..., first + n - 1 of a gradient, in the parameter's order: to read,
+ * where they are or in `tile` (room for n), and to set to zero. */
+const void *cyopt_gather(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n, void *tile);
+void cyopt_clear(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n);
 
 /* The extra kernel files are for GCC and clang on x86-64; elsewhere the baseline is all there is.
  */

@@ -7,16 +7,25 @@
  * once (no FMA contraction), in the order written: that order is the definition of the result. No
  * pow, no literal, no `1 - beta`.
  *
- * MAX(a, b) is a > b ? a : b with fresh data second, so that a NaN in it stays.
+ * MAX(a, b) is a > b ? a : b, and MIN(a, b) a < b ? a : b, with fresh data second, so that a NaN in
+ * it stays.
  */
 
-/* What every rule starts with: scale and sign of the gradient, then coupled weight decay. */
-static CYOPT_INLINE real NAME(prologue)(real p, real g, const NAME(scalars) h, int coupled)
+/* What every rule starts with: scale and sign of the gradient; its limits; coupled weight decay. */
+static CYOPT_INLINE real NAME(prologue)(real p, real g, const NAME(scalars) h, int prologue)
 {
     g = h.s * g;
-    if (coupled)
+    if (prologue & CYOPT_LIMITED)
+        g = MIN(h.limit, MAX(-h.limit, g));
+    if (prologue & CYOPT_COUPLED)
         g = g + h.wd * p;
     return g;
+}
+
+/* What follows it for a parameter with an average a, p being new: a = d*a + (1-d)*p */
+static CYOPT_INLINE real NAME(average)(real a, real p, const NAME(scalars) h)
+{
+    return h.d * a + h.e * p;
 }
 
 /* SGD:  p = k*p - step*g */

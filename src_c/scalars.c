@@ -93,7 +93,13 @@ void cyopt_compute_scalars(const struct cyopt_hyper *h, int64_t t, struct cyopt_
 {
     const int coupled = h->decay == CYOPT_DECAY_COUPLED;
     x->rule = h->rule;
-    x->coupled = coupled && h->weight_decay != 0.0;
+    x->prologue = (coupled && h->weight_decay != 0.0 ? CYOPT_COUPLED : 0) |
+                  (h->clip_value != 0.0 ? CYOPT_LIMITED : 0);
+    x->clip_norm = h->clip_norm;
+    x->clip_eps = h->clip_eps;
+    x->clip_per_array = h->clip_per_array;
+    x->skip_nonfinite = h->skip_nonfinite;
+    x->limit = h->clip_value;
     x->s = (h->maximize ? -1.0 : 1.0) * (1.0 / h->grad_scale);
     x->wd = coupled ? h->weight_decay : 0.0;
     x->k = coupled ? 1.0 : 1.0 - h->lr * h->weight_decay;
@@ -105,6 +111,8 @@ void cyopt_compute_scalars(const struct cyopt_hyper *h, int64_t t, struct cyopt_
     x->c2 = 1.0 - h->beta2;
     x->eps_in = h->eps_inside_sqrt ? h->eps : 0.0;
     x->eps = h->eps_inside_sqrt ? 0.0 : h->eps;
+    x->d = h->ema;
+    x->e = 1.0 - h->ema;
 
     switch (h->rule) {
     case CYOPT_RULE_sgd:
@@ -129,4 +137,13 @@ void cyopt_compute_scalars(const struct cyopt_hyper *h, int64_t t, struct cyopt_
     /* Decay of the parameter already updated: k*(p - step*u) = k*p - (step*k)*u. */
     if (h->decay == CYOPT_DECAY_AFTER)
         x->step = x->step * x->k;
+}
+
+/* PyTorch's clip_grad_norm_ has clip_eps = 1e-6, thinc, Keras and optax 0. A norm of NaN stays. */
+double cyopt_clip_coefficient(const struct cyopt_scalars *x, double norm)
+{
+    if (x->clip_norm == 0.0)
+        return 1.0;
+    const double ratio = x->clip_norm / (norm + x->clip_eps);
+    return 1.0 < ratio ? 1.0 : ratio;
 }

@@ -4,10 +4,16 @@
  * the rules against.
  *
  * A rule stores only the state that its variant uses; the other additions disappear. */
-static CYOPT_INLINE real NAME(prologue)(real p, real g, const NAME(scalars) h, int coupled)
+static CYOPT_INLINE real NAME(prologue)(real p, real g, const NAME(scalars) h, int prologue)
 {
-    (void)p, (void)h, (void)coupled;
+    (void)p, (void)h, (void)prologue;
     return g;
+}
+
+static CYOPT_INLINE real NAME(average)(real a, real p, const NAME(scalars) h)
+{
+    (void)h;
+    return a + p;
 }
 
 #define TWIN(name)                                                                                 \

@@ -340,6 +340,3 @@ def test_kept_numbers_of_the_functions():
     for betas in ((lambda t: 0.9, 0.999), [lambda t: 0.9, 0.999]):
         with pytest.raises(TypeError, match="schedule"):
             cyopt.adam_(w, w.copy(), m, v, step=1, betas=betas)
-    for _ in range(2):
-        with pytest.warns(UserWarning, match="thinc"):
-            cyopt.adam_(w, w.copy(), m, v, step=1, like="thinc")

@@ -16,7 +16,15 @@ COMMON = {
     "weight_decay_order": ({"weight_decay": 0.5, "decoupled_weight_decay": True}, "after"),
     "maximize": ({}, True),
     "grad_scale": ({"eps": 0.1}, 3.0),
+    "clip_norm": ({"eps": 0.1}, 0.5),
+    "clip_scope": ({"eps": 0.1, "clip_norm": 0.5}, "array"),
+    "clip_eps": ({"eps": 0.1, "clip_norm": 0.5}, 0.5),
+    "clip_value": ({"eps": 0.1}, 0.25),
+    "ema": ({"ema": 0.9}, 0.5),
+    "ema_init": ({"ema": 0.9}, "zeros"),
 }
+# What acts on other gradients than these, or on the gradients: see test_one_pass.py.
+ELSEWHERE = {"skip_nonfinite", "zero_grads", "cast_grads"}
 MOMENTUM = {
     "momentum": ({"momentum": 0.9}, 0.5),
     "dampening": ({"momentum": 0.9}, 0.5),
@@ -67,7 +75,9 @@ def test_trap_argument_accepted_and_ignored(cls, key, row):
         params = arrays(np.float64)
         # The lr of a velocity is seen only when it changes.
         schedule = {"lr": lambda steps: 0.1 / (1 + steps)} if key == "momentum_form" else {}
-        return train(cls(params, **{**hypers, **schedule}), params, steps)["w"]
+        opt = cls(params, **{**hypers, **schedule})
+        train(opt, params, steps)
+        return opt.averages["w"] if "ema" in hypers else params["w"]
 
     assert not np.array_equal(result(base), result({**base, key: value}))
     assert np.array_equal(result(base), result(base))
@@ -75,7 +85,7 @@ def test_trap_argument_accepted_and_ignored(cls, key, row):
 
 @pytest.mark.parametrize("cls", cyopt.ALL)
 def test_every_hyperparameter_is_in_the_table_above(cls):
-    assert {key for c, key, _ in ROWS if c is cls} == set(cls().groups[0].values())
+    assert {key for c, key, _ in ROWS if c is cls} | ELSEWHERE == set(cls().groups[0].values())
 
 
 @pytest.mark.parametrize(
@@ -91,6 +101,7 @@ def test_every_hyperparameter_is_in_the_table_above(cls):
 def test_trap_assignment_ignored(cls, key, value):
     """41 (aprender): a value set between steps acts as one that was scheduled for it."""
     hypers = {"momentum": 0.6} if cls in (cyopt.RMSProp, cyopt.SGD) else {}
+    hypers |= {"clip_norm": 3.0, "clip_value": 0.75, "ema": 0.75}
     params, untouched, scheduled = arrays(np.float64), arrays(np.float64), arrays(np.float64)
     opt, other = cls(params, **hypers), cls(untouched, **hypers)
     old = getattr(opt, key)
@@ -112,4 +123,5 @@ def test_trap_assignment_ignored(cls, key, value):
         other.step(grads)
         third.step(grads)
         assert np.array_equal(params["w"], scheduled["w"])
-    assert not np.array_equal(params["w"], untouched["w"])
+    assert np.array_equal(opt.averages["w"], third.averages["w"])
+    assert not np.array_equal(opt.averages["w"], other.averages["w"])

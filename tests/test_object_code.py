@@ -12,6 +12,7 @@ from cyopt import _cpu
 from cyopt.bench import _twin
 
 KERNEL = re.compile(r"cyopt_(?P<rule>\w+?)_kernel_(?P<type>f32|f64)_(?P<isa>\w+)")
+SIDE = re.compile(r"cyopt_(update_average|square_sum|all_finite|difference)_(f32|f64)_(?P<isa>\w+)")
 INSTRUCTION = re.compile(r"\s+([0-9a-f]+):\s+(\S+)\s*(.*)")
 PACKED = {"f32": "ps", "f64": "pd"}
 
@@ -73,9 +74,9 @@ def has(body, mnemonic, registers):
 @pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
 def test_every_rule_has_its_kernels(functions, isa):
     expected = {
-        (f"{rule}{coupled}", dtype)
+        (f"{rule}{prologue}", dtype)
         for rule in _cpu.RULES
-        for coupled in ("", "_coupled")
+        for prologue in ("", "_coupled", "_limited", "_limited_coupled")
         for dtype in PACKED
     }
     assert {(rule, dtype) for rule, dtype, _ in kernels(functions, isa)} == expected
@@ -101,7 +102,20 @@ def test_roots_and_divisions_are_packed_in_the_loop(functions, isa, registers, p
                 for body in loops(code)
             ), f"{rule} {dtype}"
             checked.add((rule, dtype))
-    assert len(checked) == 2 * 2 * 7  # AdaGrad, four of RMSProp, two of Adam; coupled; types
+    assert len(checked) == 2 * 4 * 7  # types; prologues; AdaGrad, four of RMSProp, two of Adam
+
+
+@pytest.mark.parametrize(
+    ("isa", "registers", "prefix"),
+    [("base", "%xmm", ""), ("avx2", "%ymm", "v"), ("avx512", "%[yz]mm", "v")],
+)
+def test_squares_are_added_in_packed_doubles(functions, isa, registers, prefix):
+    for dtype in PACKED:
+        code = functions[f"cyopt_square_sum_{dtype}_{isa}"]
+        assert any(
+            has(body, f"{prefix}mulpd", registers) and has(body, f"{prefix}addpd", registers)
+            for body in loops(code)
+        ), dtype
 
 
 @pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
@@ -119,7 +133,7 @@ def test_no_fused_multiply_add_anywhere(functions):
 def test_only_the_kernels_use_avx(functions):
     """The rest runs before it is known what the processor has."""
     for name, code in functions.items():
-        if not KERNEL.match(name):
+        if not KERNEL.match(name) and not SIDE.match(name):
             assert not [m for _, m, x in code if re.search("%[yz]mm", x)], name
 
 
@@ -144,7 +158,7 @@ def test_functions_shared_by_c_files_have_the_prefix():
 )
 def test_the_twin_is_the_same_kernels_and_only_adds(isa, registers):
     twins = kernels(disassembled(_twin), isa)
-    assert len(twins) == len(_cpu.RULES) * 2 * 2  # coupled; types
+    assert len(twins) == len(_cpu.RULES) * 4 * 2  # prologues; types
     for rule, dtype, code in twins:
         name, suffix = f"{rule} {dtype} {isa}", PACKED[dtype]
         assert any(has(body, f"v?add{suffix}", registers) for body in loops(code)), name

@@ -12,6 +12,7 @@ from cyopt import schedules
 
 # One of each, with the text that repr must give back.
 EXAMPLES = [
+    (schedules.ema_warmup(0.99), "ema_warmup(limit=0.99)"),
     (schedules.constant(0.5), "constant(value=0.5)"),
     (schedules.exponential(0.1, 0.01), "exponential(initial=0.1, decay=0.01)"),
     (schedules.time_based(0.1, 0.01), "time_based(initial=0.1, decay=0.01)"),

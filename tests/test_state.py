@@ -13,7 +13,7 @@ from variants import FORMULAS, VARIANTS, name
 import cyopt
 
 every_formula = pytest.mark.parametrize("variant", FORMULAS, ids=name)
-PLAIN = (int, float, bool, str)
+PLAIN = (int, float, bool, str, type(None))
 
 
 def go_on_alike(opt, params, other, others):
@@ -341,9 +341,14 @@ def test_like_is_another_constructor():
     opt = cyopt.Adam.like("keras", params, lr=0.1)
     assert type(opt) is cyopt.Adam
     assert (opt.eps, opt.eps_hat, opt.lr) == (1e-7, True, 0.1)
-    other = cyopt.Adam(others, lr=0.1, eps=1e-7, eps_hat=True, decoupled_weight_decay=True)
+    other = cyopt.Adam(
+        others, lr=0.1, eps=1e-7, eps_hat=True, decoupled_weight_decay=True, clip_eps=0.0
+    )
     go_on_alike(opt, params, other, others)
     assert repr(opt) == repr(other)
     assert cyopt.Adam.like("keras", eps=1e-3).eps == 1e-3
-    with pytest.warns(UserWarning, match="clips.*averages"):
-        cyopt.Adam.like("thinc")
+    thinc = cyopt.Adam.like("thinc")
+    assert (thinc.clip_norm, thinc.clip_scope, thinc.ema_init) == (1.0, "array", "zeros")
+    with pytest.raises(ValueError, match="before it clips"):
+        cyopt.Adam.like("thinc", weight_decay=0.1, decoupled_weight_decay=False)
+    cyopt.Adam.like("thinc", weight_decay=0.1, decoupled_weight_decay=False, clip_norm=None)

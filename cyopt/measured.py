@@ -1,0 +1,46 @@
+"""What the last step of an optimizer measured."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Measured:
+    """Norms, each the root of a sum of squares over all arrays that had a gradient.
+
+    The sum is taken in double and in a fixed order (`cyopt.rules.square_sum`): the same bits for
+    any instruction set, number of threads and alignment.
+    """
+
+    __slots__ = ("_measured",)
+
+    def __init__(self) -> None:
+        # Norms of gradients, change, parameters, below 0 if not measured; whether it was skipped.
+        self._measured = np.array([-1.0, -1.0, -1.0, 0.0])
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step was skipped, as a gradient was not finite."""
+        return bool(self._measured[3])
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of all gradients, over `grad_scale` and before clipping, in the last step.
+
+        None if it was not measured: that takes `clip_norm`, `skip_nonfinite` or `norms=True`.
+        """
+        return self._norm(0)
+
+    @property
+    def update_norm(self) -> float | None:
+        """The norm of the change of all parameters in the last step, if that had `norms=True`."""
+        return self._norm(1)
+
+    @property
+    def param_norm(self) -> float | None:
+        """The norm of all updated parameters after the last step, if that had `norms=True`."""
+        return self._norm(2)
+
+    def _norm(self, i: int) -> float | None:
+        norm = float(self._measured[i])
+        return None if norm < 0 else norm

@@ -1,0 +1,102 @@
+/* Norms over a list of arrays, with the same bits for any instruction set, number of threads and
+ * alignment: each array is summed in chunks of CYOPT_CHUNK elements, in its memory order, the sums
+ * of its chunks are added in pairs, and then those of the arrays, in the order of the list.
+ * cyopt/rules.py says the same in Python. */
+#include "team.h"
+
+#include "fpenv.h"
+
+#include <math.h>
+
+/* Neighbours are added until one number is left, which is 0 for none. */
+static double pairwise_sum(double *x, ptrdiff_t n)
+{
+    if (n == 0)
+        return 0.0;
+    for (; n > 1; n = (n + 1) / 2) {
+        for (ptrdiff_t i = 0; i < n / 2; i++)
+            x[i] = x[2 * i] + x[2 * i + 1];
+        if (n % 2)
+            x[n / 2] = x[n - 1];
+    }
+    return x[0];
+}
+
+double cyopt_total_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *sums,
+                        const struct cyopt_scalars *sets)
+{
+    const cyopt_fpenv saved = cyopt_fpenv_enter(0);
+    const double *chunks = sums;
+    ptrdiff_t n = 0;
+    for (ptrdiff_t i = 0; i < n_arrays; i++) {
+        const ptrdiff_t n_chunks = cyopt_chunks_of(&arrays[i]);
+        if (n_chunks == 0)
+            continue;
+        const double sum = pairwise_sum((double *)chunks, n_chunks);
+        chunks += n_chunks;
+        if (sets && sets[arrays[i].set].clip_per_array)
+            arrays[i].coefficient = cyopt_clip_coefficient(&sets[arrays[i].set], sqrt(sum));
+        sums[n++] = sum;
+    }
+    const double norm = sqrt(pairwise_sum(sums, n));
+    for (ptrdiff_t i = 0; sets && i < n_arrays; i++)
+        if (arrays[i].grad && !sets[arrays[i].set].clip_per_array)
+            arrays[i].coefficient = cyopt_clip_coefficient(&sets[arrays[i].set], norm);
+    cyopt_fpenv_leave(saved);
+    return norm;
+}
+
+/* A sum that is not finite tells of an element that is not, or of squares that overflow, which is
+ * no reason to skip a step. */
+static void visit_gradient(const struct cyopt_pass *pass, const struct cyopt_array *array,
+                           ptrdiff_t first, ptrdiff_t end, ptrdiff_t unit)
+{
+    const struct cyopt_sides *sides = cyopt_find_sides(pass->config->isa, array->dtype);
+    const struct cyopt_scalars *scalars = &pass->sets[array->set];
+    union cyopt_tile tile;
+    for (; first < end; first += CYOPT_CHUNK, unit++) {
+        const ptrdiff_t n = end - first < CYOPT_CHUNK ? end - first : CYOPT_CHUNK;
+        const void *grad = cyopt_gather(array, first, n, &tile);
+        const double sum = sides->square_sum(n, grad, scalars->s);
+        if (scalars->skip_nonfinite && !isfinite(sum) && !sides->all_finite(n, grad, scalars->s))
+            atomic_store(pass->nonfinite, 1);
+        pass->sums[unit] = sum;
+    }
+}
+
+int cyopt_needs_norm(const struct cyopt_scalars *scalars)
+{
+    return scalars->skip_nonfinite || scalars->clip_norm != 0.0;
+}
+
+ptrdiff_t cyopt_count_chunks(const struct cyopt_array *arrays, ptrdiff_t n_arrays)
+{
+    ptrdiff_t n = 0;
+    for (ptrdiff_t i = 0; i < n_arrays; i++)
+        n += (arrays[i].size + CYOPT_CHUNK - 1) / CYOPT_CHUNK;
+    return n;
+}
+
+int cyopt_measure_gradients(struct cyopt_array *arrays, ptrdiff_t n_arrays,
+                            const struct cyopt_scalars *sets, const struct cyopt_config *config,
+                            struct cyopt_report *report)
+{
+    atomic_int nonfinite;
+    atomic_init(&nonfinite, 0);
+    ptrdiff_t lines = 0;
+    for (ptrdiff_t i = 0; i < n_arrays; i++)
+        lines += cyopt_lines_of(&arrays[i]);
+    const struct cyopt_pass pass = {
+        .visit = visit_gradient,
+        .chunked = 1,
+        .arrays = arrays,
+        .n_arrays = n_arrays,
+        .sets = sets,
+        .config = config,
+        .sums = report->sums,
+        .nonfinite = &nonfinite,
+    };
+    cyopt_run_pass(&pass, lines * CYOPT_READ_COST);
+    report->grad_norm = cyopt_total_norm(arrays, n_arrays, report->sums, sets);
+    return atomic_load(&nonfinite);
+}

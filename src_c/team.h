@@ -1,0 +1,61 @@
+/* A pass over a list of arrays, cut into shares for threads; internal. */
+#ifndef CYOPT_TEAM_H
+#define CYOPT_TEAM_H
+
+#include "kernels.h"
+
+#include <stdatomic.h>
+
+#define CYOPT_TILE_BYTES                                                                           \
+    32768 /* of a part of an array: with the other streams, about an L2 cache */
+
+/* Room for a part of an array on a thread's stack. */
+union cyopt_tile {
+    _Alignas(64) float f32[CYOPT_TILE_BYTES / 4];
+    double f64[CYOPT_TILE_BYTES / 8];
+};
+
+struct cyopt_pass;
+
+/* What a pass does with elements first, ..., end - 1 of one array. In a pass over chunks these are
+ * whole chunks, and `unit` is the place of the first one in the list. */
+typedef void cyopt_visit(const struct cyopt_pass *pass, const struct cyopt_array *array,
+                         ptrdiff_t first, ptrdiff_t end, ptrdiff_t unit);
+
+struct cyopt_pass {
+    cyopt_visit *visit;
+    int chunked; /* cut at chunks of CYOPT_CHUNK elements, not at cache lines of the parameter */
+    const struct cyopt_array *arrays;
+    ptrdiff_t n_arrays;
+    const struct cyopt_scalars *sets;
+    const struct cyopt_config *config;
+    double *sums, *more_sums; /* a number for each chunk */
+    atomic_int *nonfinite;
+    int clips; /* the arrays' coefficients hold */
+};
+
+/* Runs a pass whose arrays are worth `work`; returns into how many shares it was cut. */
+int cyopt_run_pass(const struct cyopt_pass *pass, ptrdiff_t work);
+
+/* Chunks of one array that has a gradient, else 0. */
+ptrdiff_t cyopt_chunks_of(const struct cyopt_array *array);
+
+/* Lines of an array that has a gradient, if it begins where a line does; else 0. */
+ptrdiff_t cyopt_lines_of(const struct cyopt_array *array);
+
+/* norms.c: the gradients' norm and the arrays' coefficients; whether the step must be skipped. */
+int cyopt_measure_gradients(struct cyopt_array *arrays, ptrdiff_t n_arrays,
+                            const struct cyopt_scalars *sets, const struct cyopt_config *config,
+                            struct cyopt_report *report);
+
+/* norms.c: the root of all chunks' sums, which are overwritten. With `sets`, the arrays'
+ * coefficients as well. */
+double cyopt_total_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *sums,
+                        const struct cyopt_scalars *sets);
+
+static inline ptrdiff_t cyopt_item_bytes(const struct cyopt_array *array)
+{
+    return array->dtype == CYOPT_FLOAT64 ? 8 : 4;
+}
+
+#endif
