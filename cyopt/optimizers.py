@@ -42,9 +42,9 @@ class SGD(Optimizer):
       `weight_decay_order="after"`, after it (thinc)
     - maximize: ascend
     - grad_scale: what the gradients were multiplied by (loss scaling); they are divided by it
-    - clip_norm: where the norm L of all gradients (over `grad_scale`) is larger, they are multiplied
-      by `clip_norm / (L + clip_eps)`; with `clip_scope="array"` by each array's own norm. PyTorch's
-      clip_grad_norm_ has `clip_eps` 1e-6, thinc, Keras and optax 0
+    - clip_norm: where the norm L of all gradients (over `grad_scale`) is larger, they are
+      multiplied by `clip_norm / (L + clip_eps)`; with `clip_scope="array"` each by its own norm's.
+      PyTorch's clip_grad_norm_ has `clip_eps` 1e-6, thinc, Keras and optax 0
     - clip_value: each element of the gradient is limited to +-clip_value, after that
     - skip_nonfinite: a step with an inf or NaN in a gradient changes nothing and returns False
     - zero_grads: a step, also one that is skipped, leaves zeros in the gradients
