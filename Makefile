@@ -28,7 +28,7 @@ lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=bench $(BIN)/mypy -m bars -p peers
+	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -p peers
 	$(BIN)/clang-format --dry-run --Werror src_c/*
 
 .venv/built: $(SOURCES)

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
     # After the arguments, and not for --help.
     print("Importing the peers; DeepSpeed compiles its kernel once, in a minute.", file=sys.stderr)
-    from peers import HOW, MISSING, PEERS
+    from peers import CLIPPING, HOW, MISSING, PEERS
 
     if MISSING:
         missing = "; ".join(f"{peer} ({how})" for peer, how in MISSING.items())
@@ -31,5 +31,5 @@ if __name__ == "__main__":
     if args.bars:
         from bars import report
 
-        sys.exit(report(PEERS, about, args.json))
+        sys.exit(report(PEERS, CLIPPING, about, args.json))
     sys.exit(main(args, PEERS, about))

@@ -34,6 +34,11 @@ def bars(folder_on_the_path):
     return importlib.import_module("bars")
 
 
+@pytest.fixture
+def figures(folder_on_the_path):
+    return importlib.import_module("figures")
+
+
 # --- the peers ------------------------------------------------------------------------------------
 
 
@@ -43,7 +48,8 @@ def bars(folder_on_the_path):
 def test_a_peer_computes_what_it_is_timed_for(library, dtype):
     pytest.importorskip(library, reason="`make bench` installs it")
     importlib.import_module("peers")  # sets what must be set before the libraries start
-    peers = importlib.import_module(f"peers.{library}").PEERS
+    module = importlib.import_module(f"peers.{library}")
+    peers = [*module.PEERS, *getattr(module, "CLIPPING", [])]
     timed = set()
     for rule in RULES.values():
         case = Case(rule, dtype, Workload("two", [(7, 5), (33,)]))
@@ -84,20 +90,20 @@ def test_a_bar_without_a_figure_does_not_hold(bars):
     assert bars.cells(bar, None)[-1] == "not measured"
 
 
-def test_a_figure_is_the_other_ones_time_over_cyopts(bars):
+def test_a_figure_is_the_other_ones_time_over_cyopts(figures):
     records = [record(DEFAULT_CYOPT, 2e-3), record(TWIN, 1e-3), record(TWIN, 4e-3, threads=2)]
-    assert [v.figure for v in bars.over_cyopt(records, TWIN, 1)] == [0.5]
-    assert list(bars.over_cyopt(records, TWIN, 2)) == []  # cyopt was not measured there
-    assert list(bars.over_cyopt(records, "absent", 1)) == []
+    assert [v.figure for v in figures.over_cyopt(records, TWIN, 1)] == [0.5]
+    assert list(figures.over_cyopt(records, TWIN, 2)) == []  # cyopt was not measured there
+    assert list(figures.over_cyopt(records, "absent", 1)) == []
 
 
-def test_cases_are_measured_once_and_wrong_ones_are_told(bars, monkeypatch):
-    monkeypatch.setattr(bars, "EFFORT", SHORT)
+def test_cases_are_measured_once_and_wrong_ones_are_told(figures, monkeypatch):
+    monkeypatch.setattr(figures, "EFFORT", SHORT)
 
     def idle(case, threads):
         yield Subject("idle", "pass", {}, results=lambda: case.params)
 
-    measured = bars.Measured([idle])
+    measured = figures.Measured([idle])
     for _ in range(2):
         assert list(measured.against("idle", one_array(100), 1)) == []
     assert [wrong.implementation for wrong in measured.wrong] == ["idle"]
@@ -106,10 +112,26 @@ def test_cases_are_measured_once_and_wrong_ones_are_told(bars, monkeypatch):
     assert value.where == "adam float32 100"
 
 
-def test_the_special_measurements_give_ratios(bars):
-    (subnormal,) = bars.subnormal_over_normal(n=1000, rounds=3)
+def test_the_options_are_measured_beside_a_plain_step(figures, monkeypatch):
+    monkeypatch.setattr(figures, "EFFORT", SHORT)
+    monkeypatch.setattr(figures, "LARGE", (1000,))
+    measured = figures.Measured([])
+    for threads in (1, 2):
+        for values in (
+            measured.over_plain("ema", threads),
+            measured.over_plain("zero_grads", threads),
+            measured.clip_over_its_passes(threads),
+        ):
+            (value,) = values
+            assert 0 < value.figure < 1e4
+    assert not measured.wrong
+    assert list(measured.over_clip("absent", 1)) == []
+
+
+def test_the_special_measurements_give_ratios(figures):
+    (subnormal,) = figures.subnormal_over_normal(n=1000, rounds=3)
     assert subnormal.figure > 0
-    assert [v.where for v in bars.busy_over_idle(rounds=2, calls=2)] == [
+    assert [v.where for v in figures.busy_over_idle(rounds=2, calls=2)] == [
         "adam float32 digits",
         "adam float32 20k",
     ]
@@ -120,7 +142,7 @@ def test_the_report_prints_and_saves_every_bar(bars, monkeypatch, tmp_path, caps
     broken = bars.Bar("broken", 1, 1.0, "x", lambda: [bars.Value(0.5, "there")])
     monkeypatch.setattr(bars, "bars", lambda measured: [kept, broken])
     file = tmp_path / "bars.json"
-    assert bars.report([], {"peer": "1.0"}, file) == 0
+    assert bars.report([], [], {"peer": "1.0"}, file) == 0
     printed = capsys.readouterr().out
     assert printed.count("does not hold") == 1
     saved = json.loads(file.read_text())

@@ -30,11 +30,14 @@ HOW = {
 }
 
 PEERS: list[Implementation] = []
+CLIPPING: list[Implementation] = []  # those that clip the gradients first
 MISSING: dict[str, str] = {}  # library -> the cure, and the reason if it is there but fails
 
 for _name, _how in HOW.items():
     try:
-        PEERS += importlib.import_module(f"peers.{_name}").PEERS
+        _module = importlib.import_module(f"peers.{_name}")
+        PEERS += _module.PEERS
+        CLIPPING += getattr(_module, "CLIPPING", [])
     except ModuleNotFoundError:
         MISSING[_name] = _how
     except Exception as error:  # such as a binary for another NumPy, or a compiler that failed

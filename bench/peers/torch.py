@@ -41,13 +41,22 @@ def foreach(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     return _optimizer(case, threads, "foreach")
 
 
+def clip_and_fused(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
+    """The norm of all gradients limited, by more than it is: as it scales them all the same."""
+    for subject in _optimizer(case, threads, "fused"):
+        subject.name = "torch clip + fused"
+        subject.statement = f"clip(params, 1e30); {subject.statement}"
+        subject.namespace["clip"] = torch.nn.utils.clip_grad_norm_
+        yield subject
+
+
 def _optimizer(case: Case, threads: Sequence[int], way: str) -> Iterable[Subject]:
     params = []
     for param, grad in zip(case.params, case.grads, strict=True):
         params.append(torch.from_numpy(param).requires_grad_())
         params[-1].grad = torch.from_numpy(grad)
     arguments: dict[str, Any] = {**case.rule.arguments, way: True}
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"params": params}
 
     def start() -> None:
         names["opt"] = OPTIMIZERS[case.rule.cls](params, lr=LR, **arguments)
@@ -92,3 +101,4 @@ def kernel(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
 
 
 PEERS: list[Implementation] = [fused, foreach, kernel]
+CLIPPING: list[Implementation] = [clip_and_fused]

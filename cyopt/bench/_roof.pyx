@@ -24,3 +24,13 @@ def daxpy(double[::1] a, const double[::1] b, double q):
     with nogil:
         for i in range(a.shape[0]):
             a[i] = a[i] + q * b[i]
+
+
+def read(const unsigned long long[::1] words):
+    """The words' bitwise or: nothing is written, and the compiler may take many at once."""
+    cdef Py_ssize_t i
+    cdef unsigned long long seen = 0
+    with nogil:
+        for i in range(words.shape[0]):
+            seen |= words[i]
+    return seen

@@ -39,7 +39,8 @@ Implementation = Callable[[Case, Sequence[int]], Iterable[Subject]]
 
 AS_WRITTEN = "NumPy as written"
 CYOPT, TWIN, COPY, TRIAD, DAXPY = "cyopt", "traffic twin", "memcpy", "triad", "a += q*b"
-ROOFS = (TWIN, COPY, TRIAD, DAXPY)  # what computes nothing, and so has no result
+READ = "a read-only pass"
+ROOFS = (TWIN, COPY, TRIAD, DAXPY, READ)  # what computes nothing, and so has no result
 ROOF_BYTES = 1 << 30  # of memory for the roof, beyond any cache; more is moved in several passes
 _ROOF_FROM = 8_000_000  # bytes of a step; below, starting Python's threads takes too long
 
@@ -76,10 +77,11 @@ def _numpy(case: Case, threads: Sequence[int], name: str, module: Any) -> Iterab
     yield Subject(name, "opt.step(grads)", names, start=start, results=lambda: case.params)
 
 
-_KERNELS = _cpu.get_config()["kernels"]
+KERNELS = _cpu.get_config()["kernels"]
 
 
-def _choose(isa: str, threads: int, kernels: int) -> None:
+def choose(isa: str, threads: int, kernels: int) -> None:
+    """What runs the next steps."""
     cyopt.set_isa(isa)
     cyopt.set_num_threads(threads)
     _cpu.set_config(kernels=kernels)
@@ -104,12 +106,12 @@ def cyopt_and_twin(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
                 names,
                 n,
                 start,
-                partial(_choose, isa, n, _KERNELS),
+                partial(choose, isa, n, KERNELS),
                 results=lambda: case.params,
                 exact=True,
             )
     for n in threads:
-        prepare = partial(_choose, _cpu.ISAS_AVAILABLE[0], n, _twin.KERNELS)
+        prepare = partial(choose, _cpu.ISAS_AVAILABLE[0], n, _twin.KERNELS)
         yield Subject(TWIN, "opt.step(grads)", names, n, prepare=prepare)
 
 
@@ -130,7 +132,7 @@ def roof(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
         ):
             size = memory.size // moved
             streams = [memory[i * size : (i + 1) * size] for i in range(arrays)]
-            yield _parallel(name, work, streams, n, passes)
+            yield parallel(name, work, streams, n, passes)
 
 
 def _triad(a: Array, b: Array, c: Array) -> None:
@@ -141,7 +143,7 @@ def _daxpy(a: Array, b: Array) -> None:
     _roof.daxpy(a, b, 1e-9)
 
 
-def _parallel(name: str, work: Any, streams: list[Array], n: int, passes: int) -> Subject:
+def parallel(name: str, work: Any, streams: list[Array], n: int, passes: int) -> Subject:
     """`work` over n equal parts of the streams, each on a Python thread of its own, some times."""
     if work is _roof.copy:
         streams = [stream.view(np.uint8) for stream in streams]
