@@ -8,7 +8,7 @@ SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.pxi cyopt/bench/*.pyx) setup.p
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all sanitize bench lint clean
 
 demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
 	$(BIN)/python -m cyopt demo
@@ -18,6 +18,18 @@ test: .venv/built  ## The tests; a fixed sample where the whole matrix would tak
 
 test-all: .venv/built  ## The tests with the whole of every matrix, and the installs.
 	$(BIN)/python -m pytest --full
+
+# A copy of the tree, built with checks of every access and every operation that C leaves undefined.
+# Leaks are not looked for: Python's own would be all there is to see.
+CHECKS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1
+sanitize:  ## The tests with AddressSanitizer and UndefinedBehaviorSanitizer, of gcc. ARGS are pytest's.
+	@mkdir -p build/sanitize
+	@tar -c --exclude='./.venv*' --exclude=./build --exclude=./.git --exclude='*.so' . | \
+		tar -x -C build/sanitize
+	CC=gcc CFLAGS="$(CHECKS)" LDFLAGS="$(CHECKS)" $(MAKE) -C build/sanitize .venv/built
+	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		.venv/bin/python -m pytest $(ARGS)
 
 bench: .venv-bench/built  ## Time a step beside NumPy and the peers of bench/; half an hour. ARGS="--quick" and others.
 	@mkdir -p bench/results
