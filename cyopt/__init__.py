@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from cyopt import reference, rules, schedules
 from cyopt._version import __version__
+from cyopt.files import load, save
 from cyopt.functional import adagrad_, adam_, rmsprop_, sgd_
 from cyopt.group import Group
 from cyopt.optimizer import Optimizer
@@ -46,9 +47,11 @@ __all__ = [
     "get_num_threads",
     "get_subnormals",
     "info",
+    "load",
     "reference",
     "rmsprop_",
     "rules",
+    "save",
     "schedules",
     "set_isa",
     "set_num_threads",

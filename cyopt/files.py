@@ -1,0 +1,231 @@
+"""An optimizer's state in a file, without pickle: `save` and `load`.
+
+The file is NumPy's .npz, a zip file whose checksums find what was damaged. Its array "header" is a
+JSON text with all that is not an array; "2.exp_avg" is the state array of the third parameter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cyopt import checkpoint
+from cyopt._version import __version__
+from cyopt.arrays import Array, as_array, check_like
+from cyopt.optimizer import Optimizer
+
+_FORMAT = "cyopt optimizer state"
+_VERSION = 1  # changes when an older cyopt would misread the file
+
+StrPath = str | os.PathLike[str]
+
+
+def save(opt: Optimizer, path: StrPath) -> None:
+    """Write all of an optimizer's state to the file `path`, in place of what was there.
+
+    It holds what `state_dict` does: class, hyperparameters, steps, and the step count and the state
+    arrays of each parameter; and its rules, dtypes and shapes. The parameters are not in it, nor
+    are schedules, but that there was one is. `path` gets no ending added; `numpy.load` reads it.
+
+    The new file is complete and on disk before it takes the name: until then the old one is as it
+    was, whatever happens. Only a process that is killed can leave a second file beside it, whose
+    name is .cyopt-*.tmp and which may be deleted.
+
+    Raises TypeError, before anything is written, for a key of `update` that is not made of str, int
+    and tuples; ValueError if `path` is there and not a file; OSError if it cannot be written.
+
+    >>> import tempfile, numpy as np, cyopt
+    >>> opt = cyopt.Adam({"w": np.ones(3)})
+    >>> opt.step({"w": np.ones(3)})
+    True
+    >>> other = cyopt.Adam({"w": np.ones(3)})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cyopt.save(opt, f"{folder}/adam.npz")
+    ...     cyopt.load(other, f"{folder}/adam.npz")
+    >>> other.steps
+    1
+
+    Unlike torch.save it writes no pickle, and there is never half a file at `path`.
+    """
+    path = os.path.realpath(os.fsdecode(path))  # a link stays, as with open()
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(
+            f"path is {path!r}, which is not a file; give the path of one, or a new one"
+        )
+    with opt._gate:
+        content = _content(opt)
+    _replace(path, content)
+
+
+def load(opt: Optimizer, path: StrPath) -> None:
+    """Continue from the state that `save` wrote to the file `path`, bit for bit.
+
+    `opt` is made as the saved one was, with the same schedules. It may be bound, unbound or keyed:
+    state waits for parameters that are not there yet.
+
+    Raises ValueError, before anything is changed, if the file is of another kind, cut, damaged or
+    of a newer format; or of another class, formula or structure, or other names, shapes or dtypes;
+    OSError if it cannot be read.
+
+    >>> import tempfile, cyopt
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cyopt.save(cyopt.SGD(lr=0.5), f"{folder}/sgd.npz")
+    ...     cyopt.load(opt := cyopt.SGD(), f"{folder}/sgd.npz")
+    >>> opt.lr
+    0.5
+
+    Unlike torch.load it takes up the state instead of returning it, and a file cannot run code.
+    """
+    path = os.fsdecode(path)
+    saved = _read(path)
+    try:
+        with opt._gate:
+            _check_made(opt, saved)
+            checkpoint.load_state_dict(opt, saved)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path!r} does not fit this optimizer: {error}") from error
+
+
+def _content(opt: Optimizer) -> dict[str, Array]:
+    """The arrays of a file."""
+    saved = checkpoint.state_dict(opt)
+    kinds = _kinds(opt)
+    arrays, parameters = {}, []
+    for i, (name, entry) in enumerate(saved.pop("state").items()):
+        _check_key(name)
+        step = int(entry.pop("step"))
+        kind = kinds.get(name)  # None while state waits for its parameter
+        parameters.append({"name": name, "step": step, "array": kind, "state": list(entry)})
+        for slot, value in entry.items():
+            what = f"state[{name!r}][{slot!r}]"
+            array = arrays[f"{i}.{slot}"] = as_array(value, what)
+            check_like(array, array.shape, array.dtype, what)  # NumPy would pickle other objects
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        **saved,
+        "rules": _rules(opt),
+        "parameters": parameters,
+    }
+    # Floats are exact: Python writes the digits that give them back. Text is not escaped, as two
+    # surrogates would come back as one character.
+    return {"header": np.array(json.dumps(header, ensure_ascii=False)), **arrays}
+
+
+def _rules(opt: Optimizer) -> list[str]:
+    return [group.rule for group in opt.groups]
+
+
+def _kinds(opt: Optimizer) -> dict[Any, dict[str, Any]]:
+    """Name -> what each parameter that is there was when its state was made, as JSON has it."""
+    return {
+        name: {"dtype": spec.dtype.name, "shape": list(spec.shape)}
+        for parameters in opt._lists.values()
+        for name, spec in zip(parameters.names, parameters.specs, strict=True)
+    }
+
+
+def _check_key(key: object) -> None:
+    """A file can give back a key of `update` that equals this one."""
+    if type(key) is tuple:
+        for part in key:
+            _check_key(part)
+    elif type(key) not in (str, int):
+        raise TypeError(
+            f"key {key!r} of update is or has a {type(key).__name__}; a file keeps keys that are"
+            " str, int, or tuples of these: use such a key, as str(key)"
+        )
+
+
+def _as_key(key: Any) -> Any:
+    """A key as it was: JSON has lists for tuples."""
+    return tuple(map(_as_key, key)) if isinstance(key, list) else key
+
+
+def _replace(path: str, arrays: Mapping[str, Any]) -> None:
+    """Write a file under another name, to disk, and then give it this one: all of it or nothing."""
+    folder = os.path.dirname(path)
+    temporary = os.path.join(folder, f".cyopt-{os.urandom(8).hex()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Bring the new name to disk, where the system can: Windows opens no folder."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _read(path: str) -> dict[str, Any]:
+    """The header of a file and, made of its arrays, the "state" of a state_dict."""
+    with open(path, "rb") as file:
+        data = io.BytesIO(file.read())
+    try:
+        with np.load(data, allow_pickle=False) as archive:
+            # Now: later a checksum is compared only if the array's head, which may be what is
+            # damaged, has it read to its end.
+            if damaged := archive.zip.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
+            header: dict[str, Any] = json.loads(archive["header"].item())
+            if header["format"] != _FORMAT:
+                raise ValueError(f"its format is {header['format']!r}")
+            if header["version"] == _VERSION:
+                return {**header, "state": _state(header["parameters"], archive)}
+    except MemoryError:
+        raise
+    except Exception as error:  # what zipfile, NumPy and json raise for any bytes is not written
+        raise ValueError(
+            f"{path!r} is not a whole file of cyopt.save ({type(error).__name__}: {error}): it is"
+            " of another kind, or was cut or damaged; load another copy"
+        ) from error
+    raise ValueError(
+        f"{path!r} has version {header['version']!r} of its format, of cyopt {header.get('cyopt')};"
+        f" this is cyopt {__version__}, which reads version {_VERSION}: install a newer cyopt"
+    )
+
+
+def _state(parameters: Iterable[Mapping[str, Any]], archive: Mapping[str, Array]) -> dict[Any, Any]:
+    return {
+        _as_key(parameter["name"]): {
+            "step": parameter["step"],
+            **{slot: archive[f"{i}.{slot}"] for slot in parameter["state"]},
+        }
+        for i, parameter in enumerate(parameters)
+    }
+
+
+def _check_made(opt: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Check what a state_dict lacks: rules, and the parameters that these keep no state of."""
+    rules, own = saved["rules"], _rules(opt)
+    if (saved["optimizer"], rules) != (type(opt).__name__, own):
+        raise ValueError(
+            f"it is of {saved['optimizer']} with the rules {rules}; this optimizer is"
+            f" {type(opt).__name__} with {own}: load it into one made as the saved one was"
+        )
+    kinds = _kinds(opt)
+    for name, parameter in zip(saved["state"], saved["parameters"], strict=True):
+        kind = parameter["array"]
+        if kind and kind != kinds.get(name, kind):
+            raise ValueError(
+                f"parameter {name!r} was {kind}; in this optimizer it is {kinds[name]}: load it"
+                " into one for parameters like the saved ones"
+            )
