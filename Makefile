@@ -29,7 +29,7 @@ sanitize:  ## The tests with AddressSanitizer and UndefinedBehaviorSanitizer, of
 	CC=gcc CFLAGS="$(CHECKS)" LDFLAGS="$(CHECKS)" $(MAKE) -C build/sanitize .venv/built
 	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-		.venv/bin/python -m pytest $(ARGS)
+		.venv/bin/python -m pytest --capture=sys $(ARGS)
 
 bench: .venv-bench/built  ## Time a step beside NumPy and the peers of bench/; half an hour. ARGS="--quick" and others.
 	@mkdir -p bench/results
