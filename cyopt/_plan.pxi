@@ -53,7 +53,7 @@ cdef class Plan:
     """
     cdef cyopt_array *_arrays
     cdef cyopt_scalars *_sets
-    cdef cyopt_hyper *_hypers
+    cdef cyopt_hyper *_hypers       # of each group; behind them, room for the next ones
     cdef int64_t *_set_count        # completed steps of the parameters that use a set
     cdef int *_set_group
     cdef int *_group_of
@@ -77,7 +77,9 @@ cdef class Plan:
         cdef ptrdiff_t i, j
         cdef cnp.ndarray param, state
         # Views: nobody else can change their shape, and they keep the memory alive.
-        self._params, self._states = [p.view() for p in params], states
+        self._params, self._states = [], states
+        for param in params:
+            self._params.append(param.view())
         self._averages = averages
         self._counts, self._steps, self._measured, self._keyed = counts, steps, measured, keyed
         self._n, self._n_written = len(params), len(written.begins)
@@ -90,7 +92,7 @@ cdef class Plan:
         self._casts = <int *>PyMem_Calloc(self._n, sizeof(int))
         self._copies = <int *>PyMem_Calloc(self._n, sizeof(int))
         self._range_above = <ptrdiff_t *>PyMem_Calloc(self._n, sizeof(ptrdiff_t))
-        self._hypers = <cyopt_hyper *>PyMem_Calloc(self._n_groups, sizeof(cyopt_hyper))
+        self._hypers = <cyopt_hyper *>PyMem_Calloc(2 * self._n_groups, sizeof(cyopt_hyper))
         self._known = <int64_t *>PyMem_Calloc(self._n_groups, sizeof(int64_t))
         self._written = <uintptr_t *>PyMem_Calloc(2 * self._n_written, sizeof(uintptr_t))
         if not (self._arrays and self._sets and self._set_count and self._set_group
@@ -138,14 +140,17 @@ cdef class Plan:
         `Version` and the value that it had for this; None: for one step only.
         """
         cdef ptrdiff_t i
-        cdef list made = [_hyper(hypers[i]) for i in range(self._n_groups)]
+        cdef list known = []
         self._versions = None
         for i in range(self._n_groups):
-            self._hypers[i] = made[i]
+            self._hypers[self._n_groups + i] = _hyper(hypers[i])
+        for i in range(self._n_groups):
+            self._hypers[i] = self._hypers[self._n_groups + i]
             if versions is not None:
                 self._known[i] = versions[i][1]
+                known.append(<Version?>versions[i][0])
         if versions is not None:
-            self._versions = [<Version?>version for version, _ in versions]
+            self._versions = known
 
     cdef bint _same_hypers(self):
         cdef ptrdiff_t i
@@ -234,7 +239,8 @@ cdef class Plan:
         if not _same_shape(grad, param) or self._is_written(grad, i):
             return False
         if self._zeroes and not (
-                array.grad == cnp.PyArray_DATA(grad) and array.grad_dtype == _dtype(grad)
+                array.grad == cnp.PyArray_DATA(grad) and array.grad_ndim == 0
+                and array.grad_dtype == _dtype(grad)
                 and cnp.PyArray_FLAGS(grad) & cnp.PyArray_FLAGS(param) & ORDER
                 and cnp.PyArray_ISWRITEABLE(grad)):
             return False

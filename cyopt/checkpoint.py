@@ -68,6 +68,7 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     for parameters in lists:
         fill(parameters, waiting)
     opt._steps[0] = saved["steps"]
+    opt.forget()
     opt._waiting = {name: entry for name, entry in waiting.items() if name not in known}
 
 

@@ -132,8 +132,9 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
     row = {**_OF_ALL_CLASSES.get(framework, {}), **rows[cls]}
     if given.get("decoupled_weight_decay") is False:
         row.pop("weight_decay_order", None)  # coupled decay has no order
-    if framework == "thinc" and given.get("decoupled_weight_decay") is False:
-        _refuse_thinc_decay(given)
+    _refuse_order(framework, given)
+    if given.get("ema", row.get("ema")) is None:
+        row.pop("ema_init", None)
     missing = [name for name, value in row.items() if value is REQUIRED and name not in given]
     if missing:
         raise TypeError(
@@ -143,11 +144,17 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
     return {name: value for name, value in row.items() if name not in given}
 
 
-def _refuse_thinc_decay(given: Mapping[str, Any]) -> None:
-    """Its coupled decay is a part of the gradient that it clips; here clipping comes first."""
-    if given.get("clip_norm", 1.0) is not None and given.get("weight_decay", 0.0) != 0.0:
+def _refuse_order(framework: str, given: Mapping[str, Any]) -> None:
+    """What clips, decays or averages in another order than cyopt."""
+    coupled = given.get("decoupled_weight_decay") is False
+    if framework == "thinc" and coupled and given.get("clip_norm", 1.0) is not None:
         raise ValueError(
             "thinc adds decay that is not decoupled (L2_is_weight_decay=False) before it clips,"
             " which cyopt's rules cannot express exactly; pass clip_norm=None, or leave out"
             " decoupled_weight_decay=False"
+        )
+    if framework == "keras" and isinstance(given.get("ema"), float | int):
+        raise ValueError(
+            "Keras's average begins as a copy of the parameters after the first step, not before"
+            f" it; pass ema=lambda steps: {given['ema']} if steps else 0.0, which is the same"
         )

@@ -4,10 +4,10 @@ Each takes one array or equally long lists of arrays, and then makes one native 
 keyword arguments mean, and the formulas, are in the class of the same name; `step` counts from 1.
 State arrays have their parameter's shape, dtype and element order. `like` names the framework whose
 defaults and formula hold for what is not given. A gradient of None skips its parameter. `average`
-is where `ema` keeps the parameter's average; step 1 makes it a copy of the parameter first, unless
-`ema_init="zeros"`.
+is where `ema` keeps the parameter's average, and then `step` is needed: step 1 makes it a copy of
+the parameter first, unless `ema_init="zeros"`.
 
-Each returns True, or False if `skip_nonfinite` skipped the step.
+Each returns True, or False if `skip_nonfinite` skipped the step: repeat the same `step` then.
 
 All is checked before a byte is written; TypeError or ValueError names the argument.
 """
@@ -50,7 +50,7 @@ def sgd_(
     (array([0.5]), array([2.]))
     """
     states = {"momentum_buffer": momentum_buffer}
-    if step is None and hyperparameters.get("dampening", 0) == 0:
+    if step is None and average is None and hyperparameters.get("dampening", 0) == 0:
         step = 1
     return _step(optimizers.SGD, param, grad, states, step, like, hyperparameters, average)
 
@@ -78,7 +78,7 @@ def adagrad_(
     (array([0.75]), array([4.]))
     """
     if step_size is not None:
-        step = _replaced(step, hyperparameters, ("lr_decay",))
+        step = _replaced(step, hyperparameters, ("lr_decay",), average)
     own = {"step_size": step_size}
     return _step(
         optimizers.AdaGrad, param, grad, {"sum": sum}, step, like, hyperparameters, average, own
@@ -92,13 +92,14 @@ def rmsprop_(
     grad_avg: Any = None,
     momentum_buffer: Any = None,
     *,
+    step: int | None = None,
     average: Any = None,
     like: str = "torch",
     **hyperparameters: Any,
 ) -> bool:
     """One step of RMSProp in place; centered with `grad_avg`, with momentum with its buffer.
 
-    Keyword arguments as in `cyopt.RMSProp`. The rule does not depend on the step.
+    Keyword arguments as in `cyopt.RMSProp`. The rule does not depend on the step; an average does.
 
     >>> import numpy as np, cyopt
     >>> w, v = np.array([1.0]), np.array([0.0])
@@ -109,7 +110,9 @@ def rmsprop_(
     """
     states = {"square_avg": square_avg, "grad_avg": grad_avg, "momentum_buffer": momentum_buffer}
     _decide(hyperparameters, "centered", "grad_avg", grad_avg)
-    return _step(optimizers.RMSProp, param, grad, states, 1, like, hyperparameters, average)
+    if step is None and average is None:
+        step = 1
+    return _step(optimizers.RMSProp, param, grad, states, step, like, hyperparameters, average)
 
 
 def adam_(
@@ -140,7 +143,7 @@ def adam_(
     (array([0.75]), array([0.2]), array([0.004]))
     """
     if step_size is not None:
-        step = _replaced(step, hyperparameters, ("eps_hat", "bias_correction", "libm_pow"))
+        step = _replaced(step, hyperparameters, ("eps_hat", "bias_correction", "libm_pow"), average)
         denom_scale = 1.0 if denom_scale is None else denom_scale
     elif denom_scale is not None:
         raise TypeError("denom_scale is given without step_size; they replace step together")
@@ -157,14 +160,17 @@ def _decide(hyperparameters: dict[str, Any], flag: str, name: str, state: Any) -
     hyperparameters[flag] = state is not None
 
 
-def _replaced(step: int | None, hyperparameters: dict[str, Any], names: Sequence[str]) -> int:
-    """Refuse what `step_size` replaces; any step count then does."""
-    for name in ("step", *names):
-        if name in hyperparameters or (name == "step" and step is not None):
-            raise TypeError(
-                f"{name} and step_size are given; step_size replaces {name}: pass one of them"
-            )
-    return 1
+def _replaced(
+    step: int | None, hyperparameters: dict[str, Any], names: Sequence[str], average: Any
+) -> int | None:
+    """Refuse what `step_size` replaces; any step count then does, but for an average."""
+    given = [name for name in names if name in hyperparameters]
+    if given or (step is not None and average is None):
+        name = given[0] if given else "step"
+        raise TypeError(
+            f"{name} and step_size are given; step_size replaces {name}: pass one of them"
+        )
+    return 1 if average is None else step
 
 
 def _hyper(
@@ -196,16 +202,24 @@ def _hyper(
 def _group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> Group:
     """The class's numbers; making them takes longer than a small step, so the last ones are kept.
 
-    Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well.
+    Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well. Only
+    of Python's own numbers: NumPy 1 prints a float32 as a float64 of another value.
     """
     key = (cls, repr(like), repr(given))
     group = _kept.get(key)
-    if group is None:
+    if group is None or not all(map(_is_plain, given.values())):
         group = cls.like(like, **given).groups[0]
         if len(_kept) >= 256:
             _kept.clear()
-        _kept[key] = group
+        if all(map(_is_plain, given.values())):
+            _kept[key] = group
     return group
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return type(value) in (float, int, bool, str, type(None))
 
 
 _kept: dict[tuple[type[Optimizer], str, str], Group] = {}
@@ -227,7 +241,6 @@ def _step(
         raise TypeError(f"step is {step!r}; expected an integer from 1: 1 in the first step")
     if average is None and given.get("ema") is not None:
         raise TypeError("ema is given without average, the array that holds the average")
-    given = given if average is not None else {**given, "ema": None}
     group, hyper = _hyper(cls, like, given, own or {}, int(step))
     if average is not None and group.ema is None:
         raise TypeError("average is given without ema, its decay, such as 0.999")

@@ -171,7 +171,8 @@ def checked_number(name: str, value: object) -> float:
         number = math.inf
     allowed = NUMBERS[name]
     if not math.isfinite(number) or not allowed.contains(number):
-        raise ValueError(f"{name} is {number!r}; expected a finite number {allowed.text}")
+        cure = "; None turns it off" if name in OFF else ""
+        raise ValueError(f"{name} is {number!r}; expected a finite number {allowed.text}{cure}")
     return number
 
 
@@ -228,8 +229,9 @@ def check_rounded(hyper: Hyper, dtype: np.dtype[Any]) -> None:
             _refuse_rounded(f"{name} is {value!r}", "1.0", dtype)
     if 0 < hyper.eps < limits.tiny:
         _refuse_rounded(f"eps is {hyper.eps!r}", "0.0 or a subnormal", dtype)
-    if 0 < hyper.clip_value < limits.tiny:
-        _refuse_rounded(f"clip_value is {hyper.clip_value!r}", "0.0 or a subnormal", dtype)
+    for name in ("clip_value", "clip_norm"):
+        if 0 < getattr(hyper, name) < limits.tiny:
+            _refuse_rounded(f"{name} is {getattr(hyper, name)!r}", "0.0 or a subnormal", dtype)
     # The factors that a step computes; those that change are largest in the first.
     factors = _cpu.prepare(hyper, 1)
     for factor, causes in _CAUSES.items():

@@ -15,8 +15,13 @@ class Measured:
     __slots__ = ("_measured",)
 
     def __init__(self) -> None:
+        self._measured = np.zeros(4)
+        self.forget()
+
+    def forget(self) -> None:
+        """As before the first step."""
         # Norms of gradients, change, parameters, below 0 if not measured; whether it was skipped.
-        self._measured = np.array([-1.0, -1.0, -1.0, 0.0])
+        self._measured[:] = -1.0, -1.0, -1.0, 0.0
 
     @property
     def skipped(self) -> bool:
@@ -27,6 +32,7 @@ class Measured:
     def grad_norm(self) -> float | None:
         """The norm of all gradients, over `grad_scale` and before clipping, in the last step.
 
+        Squares that overflow make it inf, and clipping then leaves no update, as in PyTorch.
         None if it was not measured: that takes `clip_norm`, `skip_nonfinite` or `norms=True`.
         """
         return self._norm(0)

@@ -187,7 +187,7 @@ class Optimizer(Measured, CommonAttributes):
                     setattr(self, name, value)
                 raise
 
-    def step(self, grads: Any, params: Any = None, *, norms: bool = False) -> bool:
+    def step(self, grads: Any, params: Any = None, norms: bool = False) -> bool:
         """Update all parameters in place from their gradients.
 
         Returns True, or False if `skip_nonfinite` skipped the step: then it has changed nothing,
@@ -212,10 +212,11 @@ class Optimizer(Measured, CommonAttributes):
             plan = self._lists[None].plan
         except KeyError:
             plan = None
-        done: bool | None = None
         if plan is not None:
-            done = plan.again(self._gate, params, grads, self._structure, norms)
-        return self._step(params, grads, norms) if done is None else done
+            done: bool | None = plan.again(self._gate, params, grads, self._structure, norms)
+            if done is not None:
+                return done
+        return self._step(params, grads, norms)
 
     def _step(self, params: Any, grads: Any, norms: bool) -> bool:
         """A step that is not like the last one: all is looked at."""

@@ -189,12 +189,11 @@ class ParameterList:
             plan = self.plan = self._make_plan(values)
             plan.set_hypers(hypers, versions)
         assert self._written
-        stepped: bool = plan.run(
-            as_grads(given, self.names, self.specs, self.layout_of, self._written), norms
-        )
+        checked = as_grads(given, self.names, self.specs, self.layout_of, self._written)
         if not all(isinstance(value, np.ndarray) for value in values):
             self.plan = self._written = None  # DLPack's addresses are good for one step
-        return stepped
+        done = plan.run(checked, norms)  # after it nothing may fail
+        return done
 
     def params(self, values: Sequence[Any]) -> list[Array]:
         """The parameters as arrays, if they are what they were when their state was made."""
@@ -301,7 +300,11 @@ class Averages(Mapping[str, Array]):
         self._state = state
 
     def __getitem__(self, name: str) -> Array:
-        return self._state[name][AVERAGE]
+        if AVERAGE not in self._state[name]:
+            raise KeyError(f"parameter {name!r} has no average; make its group with ema=0.999")
+        average = self._state[name][AVERAGE]
+        average.flags.writeable = False
+        return average
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self._state if AVERAGE in self._state[name])

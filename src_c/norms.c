@@ -26,13 +26,13 @@ double cyopt_total_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *
                         const struct cyopt_scalars *sets)
 {
     const cyopt_fpenv saved = cyopt_fpenv_enter(0);
-    const double *chunks = sums;
+    double *chunks = sums;
     ptrdiff_t n = 0;
     for (ptrdiff_t i = 0; i < n_arrays; i++) {
         const ptrdiff_t n_chunks = cyopt_chunks_of(&arrays[i]);
         if (n_chunks == 0)
             continue;
-        const double sum = pairwise_sum((double *)chunks, n_chunks);
+        const double sum = pairwise_sum(chunks, n_chunks);
         chunks += n_chunks;
         if (sets && sets[arrays[i].set].clip_per_array)
             arrays[i].coefficient = cyopt_clip_coefficient(&sets[arrays[i].set], sqrt(sum));
@@ -73,7 +73,7 @@ ptrdiff_t cyopt_count_chunks(const struct cyopt_array *arrays, ptrdiff_t n_array
 {
     ptrdiff_t n = 0;
     for (ptrdiff_t i = 0; i < n_arrays; i++)
-        n += (arrays[i].size + CYOPT_CHUNK - 1) / CYOPT_CHUNK;
+        n += cyopt_chunks_in(arrays[i].size);
     return n;
 }
 

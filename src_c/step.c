@@ -6,7 +6,6 @@
 #include <string.h>
 
 #define ALIGN_BYTES 8192 /* arrays from here on have their first line apart */
-#define LINE_BYTES 64
 
 /* What is the same for all of an array that a thread has taken. */
 struct update {
@@ -67,9 +66,9 @@ static void update_elements(const struct update *u, ptrdiff_t first, ptrdiff_t e
 static void update_lines(const struct update *u, ptrdiff_t first, ptrdiff_t end)
 {
     const ptrdiff_t itemsize = cyopt_item_bytes(u->array);
-    const ptrdiff_t before = (ptrdiff_t)((uintptr_t)u->array->param % LINE_BYTES);
+    const ptrdiff_t before = (ptrdiff_t)((uintptr_t)u->array->param % CYOPT_LINE_BYTES);
     if (first == 0 && before != 0 && end * itemsize + before >= ALIGN_BYTES) {
-        first = (LINE_BYTES - before) / itemsize;
+        first = (CYOPT_LINE_BYTES - before) / itemsize;
         update_elements(u, 0, first);
     }
     update_elements(u, first, end);

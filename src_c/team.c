@@ -10,14 +10,13 @@
 #include "fpenv.h"
 #include "pool.h"
 
-#define LINE_BYTES 64
 #define PIECE_LINES 1024 /* taken at a time: 64 KiB of parameters, 5 us or more */
 #define PIECE_CHUNKS 4
 
 struct share {
     /* First unit that nobody has taken; alone in a cache line, as other threads take from others.
      */
-    _Alignas(LINE_BYTES) _Atomic ptrdiff_t next;
+    _Alignas(CYOPT_LINE_BYTES) _Atomic ptrdiff_t next;
     ptrdiff_t end;
 };
 
@@ -34,7 +33,7 @@ struct cursor {
 
 static ptrdiff_t per_line(const struct cyopt_array *array)
 {
-    return LINE_BYTES / cyopt_item_bytes(array);
+    return CYOPT_LINE_BYTES / cyopt_item_bytes(array);
 }
 
 /* Elements of a unit. */
@@ -48,7 +47,7 @@ static ptrdiff_t missing(const struct cyopt_pass *pass, const struct cyopt_array
 {
     return pass->chunked
                ? 0
-               : (ptrdiff_t)((uintptr_t)array->param % LINE_BYTES) / cyopt_item_bytes(array);
+               : (ptrdiff_t)((uintptr_t)array->param % CYOPT_LINE_BYTES) / cyopt_item_bytes(array);
 }
 
 /* An array without a gradient is skipped; its `set` means nothing. */
@@ -61,13 +60,15 @@ static ptrdiff_t units_of(const struct cyopt_pass *pass, const struct cyopt_arra
 
 ptrdiff_t cyopt_chunks_of(const struct cyopt_array *array)
 {
-    return array->grad ? (array->size + CYOPT_CHUNK - 1) / CYOPT_CHUNK : 0;
+    return array->grad ? cyopt_chunks_in(array->size) : 0;
 }
 
 /* How many threads a step has must not depend on where arrays lie. */
 ptrdiff_t cyopt_lines_of(const struct cyopt_array *array)
 {
-    return array->grad ? (array->size + per_line(array) - 1) / per_line(array) : 0;
+    return array->grad
+               ? (array->size * cyopt_item_bytes(array) + CYOPT_LINE_BYTES - 1) / CYOPT_LINE_BYTES
+               : 0;
 }
 
 /* Units begin, ..., end - 1 of the whole list. The cursor stays for the next call, further on. */
@@ -150,27 +151,35 @@ static void run_shares(const struct cyopt_pass *pass, int n_shares, ptrdiff_t un
     cyopt_pool_run(n_shares, take_shares, &team);
 }
 
-static void run_alone(const struct cyopt_pass *pass, ptrdiff_t units)
+/* Array by array, without a look at units: for small lists that is what takes time. */
+static void run_alone(const struct cyopt_pass *pass)
 {
-    struct cursor at = {0, 0};
+    ptrdiff_t chunk = 0;
     const cyopt_fpenv saved = cyopt_fpenv_enter(pass->config->flush_subnormals);
-    run_units(pass, &at, 0, units);
+    for (ptrdiff_t i = 0; i < pass->n_arrays; i++) {
+        const struct cyopt_array *array = &pass->arrays[i];
+        if (!array->grad || array->size == 0)
+            continue;
+        pass->visit(pass, array, 0, array->size, chunk);
+        chunk += cyopt_chunks_of(array);
+    }
     cyopt_fpenv_leave(saved);
 }
 
 int cyopt_run_pass(const struct cyopt_pass *pass, ptrdiff_t work)
 {
+    const int team = cyopt_team_size(work, pass->config);
     ptrdiff_t units = 0, least = 0;
-    for (ptrdiff_t i = 0; i < pass->n_arrays; i++) {
+    for (ptrdiff_t i = 0; team > 1 && i < pass->n_arrays; i++) {
         const struct cyopt_array *array = &pass->arrays[i];
         units += units_of(pass, array);
         least += pass->chunked ? cyopt_chunks_of(array) : cyopt_lines_of(array);
     }
-    const int team = cyopt_team_size(work, pass->config);
     const int n_shares = team <= least ? team : (int)least;
-    if (n_shares > 1)
+    if (n_shares > 1) {
         run_shares(pass, n_shares, units);
-    else
-        run_alone(pass, units);
-    return n_shares > 0 ? n_shares : 1;
+        return n_shares;
+    }
+    run_alone(pass);
+    return 1;
 }

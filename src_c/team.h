@@ -9,9 +9,12 @@
 #define CYOPT_TILE_BYTES                                                                           \
     32768 /* of a part of an array: with the other streams, about an L2 cache */
 
+#define CYOPT_LINE_BYTES 64
+_Static_assert(CYOPT_CHUNK * sizeof(double) <= CYOPT_TILE_BYTES, "a tile has room for a chunk");
+
 /* Room for a part of an array on a thread's stack. */
 union cyopt_tile {
-    _Alignas(64) float f32[CYOPT_TILE_BYTES / 4];
+    _Alignas(CYOPT_LINE_BYTES) float f32[CYOPT_TILE_BYTES / 4];
     double f64[CYOPT_TILE_BYTES / 8];
 };
 
@@ -52,6 +55,11 @@ int cyopt_measure_gradients(struct cyopt_array *arrays, ptrdiff_t n_arrays,
  * coefficients as well. */
 double cyopt_total_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *sums,
                         const struct cyopt_scalars *sets);
+
+static inline ptrdiff_t cyopt_chunks_in(ptrdiff_t size)
+{
+    return (size + CYOPT_CHUNK - 1) / CYOPT_CHUNK;
+}
 
 static inline ptrdiff_t cyopt_item_bytes(const struct cyopt_array *array)
 {

@@ -257,3 +257,109 @@ def test_misspelt_keywords_are_answered():
         cyopt.SGD.like("keras", momentun=0.9)
     with pytest.raises(AttributeError):
         cyopt.SGD().learning_rate = 0.1
+
+
+# --- in the same pass -----------------------------------------------------------------------------
+
+
+def test_after_strided_gradients_dense_ones_in_their_place_are_looked_at():
+    params = [np.zeros(4), np.zeros(4)]
+    opt = cyopt.SGD(params, lr=1.0, zero_grads=True)
+    base = np.ones(16)
+    opt.step([base[:8:2], base[1:8:2]])
+    base[:] = 1
+    with pytest.raises(ValueError, match="shares memory"):
+        opt.step([base[:4], base[1:5]])
+    assert base.all()
+
+
+def test_the_short_way_looks_at_gradients_that_it_zeroes():
+    params = [np.zeros((2, 3), np.float32)]
+    opt = cyopt.SGD(params, zero_grads=True, cast_grads=True)
+    memory = np.ones(6)
+    for _ in range(2):
+        opt.step([memory.reshape(2, 3)])
+    narrow = memory.view(np.float32)[:6].reshape(2, 3)  # the same address
+    narrow[...] = 1
+    for grad in (narrow, memory.reshape(3, 2).T):
+        grad[...] = 1
+        opt.step([grad])
+        assert not grad.any()
+    grad = memory.reshape(2, 3)
+    opt.step([grad])
+    grad.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        opt.step([grad])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_lies_between_zeroed_elements_stays(dtype):
+    opt = cyopt.SGD([np.zeros(5, dtype)], zero_grads=True)
+    base = np.ones(10, dtype)
+    for _ in range(2):
+        base[:] = 1
+        opt.step([base[::2]])
+        assert np.array_equal(base, [0, 1] * 5)
+
+
+def test_windows_that_overlap_are_refused():
+    opt = cyopt.SGD([np.zeros((3, 2))], zero_grads=True)
+    window = np.lib.stride_tricks.sliding_window_view(np.ones(4), 2, writeable=True)
+    with pytest.raises(ValueError, match="elements share"):
+        opt.step([window])
+    zero_dimensional = cyopt.SGD([np.zeros(())], zero_grads=True)
+    with pytest.raises(TypeError, match="expected a"):
+        zero_dimensional.step([np.float64(1.0)])
+
+
+def test_the_zeroed_gradient_may_be_the_later_one():
+    params = [np.zeros(4), np.zeros(4)]
+    opt = cyopt.SGD([{"params": [params[0]]}, {"params": [params[1]], "zero_grads": True}])
+    base = np.ones(6)
+    with pytest.raises(ValueError, match="shares memory"):
+        opt.step([[base[:4]], [base[2:]]])
+
+
+def test_averages_are_for_reading():
+    opt = cyopt.SGD([{"params": [np.ones(1)], "ema": 0.5}, {"params": [np.ones(1)]}])
+    with pytest.raises(ValueError, match="read-only"):
+        opt.averages["0.0"][:] = 7
+    with pytest.raises(KeyError, match="has no average"):
+        opt.averages["1.0"]
+    opt.step([[np.ones(1)], [np.ones(1)]])
+
+
+def test_what_was_measured_is_forgotten_with_the_run():
+    param, grad = np.ones(1), np.array([np.nan])
+    opt = cyopt.SGD([param], skip_nonfinite=True)
+    saved = opt.state_dict()
+    opt.step([grad])
+    assert opt.skipped
+    opt.load_state_dict(saved)
+    assert not opt.skipped
+    assert opt.grad_norm is None
+
+
+@pytest.mark.parametrize("framework", ["keras", "tf1", "optax", "thinc"])
+def test_frameworks_that_add_nothing_to_the_norm(framework):
+    assert cyopt.Adam.like(framework, lr=0.1).clip_eps == 0.0
+    assert cyopt.Adam.like("torch").clip_eps == 1e-6
+
+
+def test_orders_of_other_frameworks_are_refused():
+    with pytest.raises(ValueError, match="before it clips"):
+        cyopt.Adam.like("thinc", decoupled_weight_decay=False)
+    with pytest.raises(ValueError, match=r"0\.9 if steps else 0"):
+        cyopt.Adam.like("keras", ema=0.9)
+    with pytest.raises(ValueError, match="no average"):
+        cyopt.Adam(ema_init="zeros")
+    assert cyopt.Adam.like("thinc", ema=None).ema_init == "params"
+
+
+def test_numpys_own_float32_is_another_number():
+    """NumPy 1 prints both as 0.1."""
+    a, b = np.zeros(1), np.zeros(1)
+    cyopt.sgd_(a, np.ones(1), lr=0.1)
+    cyopt.sgd_(b, np.ones(1), lr=np.float32(0.1))
+    assert a[0] == -0.1
+    assert b[0] == -float(np.float32(0.1))

@@ -363,7 +363,7 @@ def test_functions_do_it_too():
     with pytest.raises(TypeError, match="without average"):
         cyopt.sgd_(param, param.copy(), ema=0.9)
     with pytest.raises(TypeError, match="without ema"):
-        cyopt.sgd_(param, param.copy(), average=average)
+        cyopt.sgd_(param, param.copy(), step=1, average=average)
 
 
 def test_functions_like_thinc():
@@ -374,5 +374,26 @@ def test_functions_like_thinc():
         grad = np.array([3.0, -4.0, 0.1]) * step
         opt.step([grad])
         cyopt.adam_(param, grad, m, v, step=step, like="thinc", average=average)
+    assert np.array_equal(param, opt_param)
+    assert np.array_equal(average, opt.averages["0"])
+
+
+@pytest.mark.parametrize("function", ["sgd_", "rmsprop_", "adam_"])
+def test_a_function_needs_the_step_beside_an_average(function):
+    state = {"sgd_": 0, "rmsprop_": 1, "adam_": 2}[function]
+    extra = {"step_size": 0.1} if function == "adam_" else {"lr": 0.1}
+    cls = {"sgd_": cyopt.SGD, "rmsprop_": cyopt.RMSProp, "adam_": cyopt.Adam}[function]
+    step_of = getattr(cyopt, function)
+    param, average = np.ones(2), np.full(2, 7.0)
+    arrays = [np.zeros(2) for _ in range(state)]
+    grad = np.array([1.0, -2.0])
+    with pytest.raises(TypeError, match="step is None"):
+        step_of(param, grad, *arrays, average=average, ema=0.5, **extra)
+    opt_param = np.ones(2)
+    kwargs = {"lr": 0.1, "bias_correction": False} if function == "adam_" else {"lr": 0.1}
+    opt = cls([opt_param], ema=0.5, **kwargs)
+    for step in (1, 2, 3):
+        step_of(param, grad, *arrays, step=step, average=average, ema=0.5, **extra)
+        opt.step([grad])
     assert np.array_equal(param, opt_param)
     assert np.array_equal(average, opt.averages["0"])
