@@ -41,7 +41,7 @@ lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -p peers
-	$(BIN)/clang-format --dry-run --Werror src_c/*
+	$(BIN)/clang-format --dry-run --Werror src_c/* tests/*.c
 
 .venv/built: $(SOURCES)
 	@echo "Building cyopt into .venv with what the demo and the tests need: about a minute."
