@@ -34,7 +34,7 @@ class BuildExt(build_ext):
     def build_extension(self, extension: Extension) -> None:
         msvc = self.compiler.compiler_type == "msvc"
         extension.extra_compile_args = MSVC_FLAGS if msvc else UNIX_FLAGS
-        extension.extra_link_args = [] if msvc else ["-pthread"]
+        extension.extra_link_args = [] if msvc else ["-pthread", "-lm"]
         shared, self.build_temp = self.build_temp, str(Path(self.build_temp, extension.name))
         super().build_extension(extension)
         self.build_temp = shared

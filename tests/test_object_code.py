@@ -144,6 +144,11 @@ def test_only_the_init_function_is_exported():
     assert [line.split()[-1] for line in lines] == ["PyInit__cpu"]
 
 
+def test_the_library_of_pow_is_named():
+    """Else it is found only where the process has loaded it before."""
+    assert re.search(r"NEEDED.*(libm\.so|musl)", output_of("readelf", "--dynamic"))
+
+
 def test_functions_shared_by_c_files_have_the_prefix():
     table = map(str.split, output_of("readelf", "--symbols", "--wide").splitlines())
     rows = [row for row in table if len(row) > 6 and row[3] in ("FILE", "FUNC")]
