@@ -146,16 +146,17 @@ class Group:
 
     def at(self, steps: int, dtypes: Iterable[np.dtype[Any]] = ()) -> Hyper:
         """The numbers after `steps` completed steps, all schedules evaluated and checked."""
-        hyper, schedules = self._constant, self.schedules
+        # All at once: a schedule may set other numbers, which are then to be looked at.
+        hyper, schedules, done = self._constant, self.schedules, self._checked
         if schedules:
             numbers: list[Any] = list(hyper)
             for field, (name, schedule) in schedules.items():
                 numbers[_PLACES[field]] = checked_number(name, schedule(steps))
             hyper = Hyper._make(numbers)
         for dtype in dtypes:
-            if schedules or dtype not in self._checked:
+            if schedules or dtype not in done:
                 check_rounded(hyper, dtype)
-                self._checked.add(dtype)
+                done.add(dtype)
         return hyper
 
 
