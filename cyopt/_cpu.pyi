@@ -1,5 +1,5 @@
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from cyopt.trees import Node
 
 Versions = list[tuple["Version", int]]
 Counts = np.ndarray[Any, np.dtype[np.int64]]
+Result = TypeVar("Result")
 
 COMPILER: str
 MAX_TEAM: int
@@ -25,8 +26,7 @@ def prepare(hyper: Hyper, t: int) -> dict[str, Any]: ...
 def extent(array: Array) -> tuple[int, int]: ...
 
 class Gate:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *exception: object) -> None: ...
+    def run(self, action: Callable[..., Result], *args: object) -> Result: ...
 
 class Version:
     value: int

@@ -2,22 +2,25 @@
 
 @cython.final
 cdef class Gate:
-    """Lets one step in at a time: `with gate:` raises where another is inside.
+    """Lets one caller in at a time: `run` raises where another is inside.
 
-    Compiled, so that no signal handler can run between entering and the `with` block.
+    Compiled, so that no signal handler can run between entering, the call and leaving; in a `with`
+    block of Python 3.14 one can.
     """
     cdef bint _taken
 
-    def __enter__(self):
+    def run(self, action, *args):
+        """action(*args), with nobody else inside."""
         if self._taken:
             raise RuntimeError(
                 "this optimizer is in a step already, of another thread or of its own schedule;"
                 " use one optimizer for each thread"
             )
         self._taken = True
-
-    def __exit__(self, *exception):
-        self._taken = False
+        try:
+            return action(*args)
+        finally:
+            self._taken = False
 
 
 @cython.final
@@ -77,6 +80,7 @@ cdef class Plan:
         cdef ptrdiff_t i, j
         cdef cnp.ndarray param, state
         # Views: nobody else can change their shape, and they keep the memory alive.
+        # No list comprehension: Cython 3.3 frees an element twice when there is no memory for it.
         self._params, self._states = [], states
         for param in params:
             self._params.append(param.view())

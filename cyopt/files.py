@@ -58,9 +58,7 @@ def save(opt: Optimizer, path: StrPath) -> None:
         raise ValueError(
             f"path is {path!r}, which is not a file; give the path of one, or a new one"
         )
-    with opt._gate:
-        content = _content(opt)
-    _replace(path, content)
+    _replace(path, opt._gate.run(_content, opt))
 
 
 def load(opt: Optimizer, path: StrPath) -> None:
@@ -85,11 +83,14 @@ def load(opt: Optimizer, path: StrPath) -> None:
     path = os.fsdecode(path)
     saved = _read(path)
     try:
-        with opt._gate:
-            _check_made(opt, saved)
-            checkpoint.load_state_dict(opt, saved)
+        opt._gate.run(_take_up, opt, saved)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path!r} does not fit this optimizer: {error}") from error
+
+
+def _take_up(opt: Optimizer, saved: Mapping[str, Any]) -> None:
+    _check_made(opt, saved)
+    checkpoint.load_state_dict(opt, saved)
 
 
 def _content(opt: Optimizer) -> dict[str, Array]:

@@ -167,25 +167,27 @@ class Optimizer(Measured, CommonAttributes):
             raise TypeError("this optimizer has no parameters of its own: make it with params")
         if not is_groups([group]):
             raise TypeError(f"group is {group!r}; expected a mapping with the key 'params'")
-        with self._gate:
-            old = self._lists[None]
-            old.params(trees.leaves(self._tree(), self._structure, "params"))
-            former = self._structure
-            parts = former.children if self._grouped and former else (former,)
-            parts = (*parts, trees.structure(group["params"]))
-            before = {name: getattr(self, name) for name in self._SAVED}
-            try:
-                given = self._given if self._grouped else [{"params": self._given}]
-                self._given, self._grouped = [*given, group], True
-                self._groups = (*self._groups, self._group(group))
-                self._structure = trees.Node(tuple(range(len(parts))), parts, False)
-                made = self._make_list(self._tree())
-                made.take_state(old)
-                self._lists = {None: made}
-            except BaseException:
-                for name, value in before.items():
-                    setattr(self, name, value)
-                raise
+        self._gate.run(self._add_group, group)
+
+    def _add_group(self, group: Mapping[str, Any]) -> None:
+        old = self._lists[None]
+        old.params(trees.leaves(self._tree(), self._structure, "params"))
+        former = self._structure
+        parts = former.children if self._grouped and former else (former,)
+        parts = (*parts, trees.structure(group["params"]))
+        before = {name: getattr(self, name) for name in self._SAVED}
+        try:
+            given = self._given if self._grouped else [{"params": self._given}]
+            self._given, self._grouped = [*given, group], True
+            self._groups = (*self._groups, self._group(group))
+            self._structure = trees.Node(tuple(range(len(parts))), parts, False)
+            made = self._make_list(self._tree())
+            made.take_state(old)
+            self._lists = {None: made}
+        except BaseException:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
 
     def step(self, grads: Any, params: Any = None, norms: bool = False) -> bool:
         """Update all parameters in place from their gradients.
@@ -216,24 +218,23 @@ class Optimizer(Measured, CommonAttributes):
             done: bool | None = plan.again(self._gate, params, grads, self._structure, norms)
             if done is not None:
                 return done
-        return self._step(params, grads, norms)
+        return self._gate.run(self._step, params, grads, norms)
 
     def _step(self, params: Any, grads: Any, norms: bool) -> bool:
-        """A step that is not like the last one: all is looked at."""
-        with self._gate:
-            before = self.steps
-            new = None not in self._lists
-            try:
-                if new:
-                    self._begin(params)
-                parameters = self._lists[None]
-                hypers, versions = self._hypers_at(before, parameters)
-                tree = self._tree() if self._bound else params
-                return parameters.step(tree, grads, self._structure, hypers, versions, norms)
-            except BaseException:
-                if new and self.steps == before:
-                    self._lists.pop(None, None)
-                raise
+        """A step that is not like the last one: all is looked at. Inside the gate."""
+        before = self.steps
+        new = None not in self._lists
+        try:
+            if new:
+                self._begin(params)
+            parameters = self._lists[None]
+            hypers, versions = self._hypers_at(before, parameters)
+            tree = self._tree() if self._bound else params
+            return parameters.step(tree, grads, self._structure, hypers, versions, norms)
+        except BaseException:
+            if new and self.steps == before:
+                self._lists.pop(None, None)
+            raise
 
     def _begin(self, params: Any) -> None:
         """Take up the parameters that the first step is given."""
@@ -267,23 +268,22 @@ class Optimizer(Measured, CommonAttributes):
         except KeyError:
             plan = None
         if plan is None or plan.again(self._gate, param, grad, None, False) is None:
-            self._update(key, param, grad)
+            self._gate.run(self._update, key, param, grad)
         return param
 
     def _update(self, key: Hashable, param: Any, grad: Any) -> None:
-        """An update that is not like the last one of its key: all is looked at."""
-        with self._gate:
-            parameters = self._lists.get(key) or self._new_list([key], [param], [0], keyed=True)
-            new = key not in self._lists
-            before = int(parameters.counts[0])
-            try:
-                self._lists[key] = parameters
-                hypers, versions = self._hypers_at(before, parameters)
-                parameters.step(param, grad, None, hypers, versions, False)
-            except BaseException:
-                if new and parameters.counts[0] == before:
-                    self._lists.pop(key, None)
-                raise
+        """An update that is not like the last one of its key: all is looked at. Inside the gate."""
+        parameters = self._lists.get(key) or self._new_list([key], [param], [0], keyed=True)
+        new = key not in self._lists
+        before = int(parameters.counts[0])
+        try:
+            self._lists[key] = parameters
+            hypers, versions = self._hypers_at(before, parameters)
+            parameters.step(param, grad, None, hypers, versions, False)
+        except BaseException:
+            if new and parameters.counts[0] == before:
+                self._lists.pop(key, None)
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         own = getattr(self, "__dict__", {})  # of a subclass
@@ -308,10 +308,12 @@ class Optimizer(Measured, CommonAttributes):
 
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend; see `cyopt.reference`."""
-        with self._gate:
-            self._plan_type = plan_type
-            for parameters in self._lists.values():
-                parameters.use_plan(plan_type)
+        self._gate.run(self._use_plan, plan_type)
+
+    def _use_plan(self, plan_type: type[Any]) -> None:
+        self._plan_type = plan_type
+        for parameters in self._lists.values():
+            parameters.use_plan(plan_type)
 
     @property
     def state(self) -> State:
@@ -324,8 +326,7 @@ class Optimizer(Measured, CommonAttributes):
         Plain NumPy arrays (copies, in their own dtypes), numbers and names. Schedules are not
         saved, but that there was one is.
         """
-        with self._gate:
-            return checkpoint.state_dict(self)
+        return self._gate.run(checkpoint.state_dict, self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` gave, bit for bit.
@@ -333,8 +334,7 @@ class Optimizer(Measured, CommonAttributes):
         Raises ValueError, before anything is changed, if it is of another class, formula,
         structure, shape or dtype, or has a schedule where this optimizer has none.
         """
-        with self._gate:
-            checkpoint.load_state_dict(self, state_dict)
+        self._gate.run(checkpoint.load_state_dict, self, state_dict)
 
     def __repr__(self) -> str:
         name = type(self).__name__
