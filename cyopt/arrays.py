@@ -95,6 +95,15 @@ def check_param(array: Array, what: str) -> None:
         )
 
 
+def as_own(array: Array) -> Array:
+    """A state array or counter that was unpickled, as one that a step may write.
+
+    It may lie in memory that is only lent: joblib maps large arrays read-only, and so do others
+    that hand over pickles' buffers.
+    """
+    return np.require(array, requirements=("ALIGNED", "WRITEABLE", "ENSUREARRAY"))
+
+
 def same_order(a: Array, b: Array) -> bool:
     """Whether two arrays of one shape have their elements in the same order in memory."""
     return bool(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import numpy as np
 
 from cyopt import _cpu, checkpoint, conventions, trees
+from cyopt.arrays import as_own
 from cyopt.group import CommonAttributes, Group, format_values, hyperparameters, is_groups, layout
 from cyopt.hyper import Hyper, unknown_name
 from cyopt.measured import Measured
@@ -293,6 +294,9 @@ class Optimizer(Measured, CommonAttributes):
         for name, value in state.items():
             setattr(self, name, value)
         self._gate = _cpu.Gate()
+        self._steps, self._measured = as_own(self._steps), as_own(self._measured)
+        for parameters in self._lists.values():
+            parameters.steps, parameters.measured = self._steps, self._measured
 
     def __copy__(self) -> NoReturn:
         raise TypeError("a shallow copy would share the state of this one; use copy.deepcopy")

@@ -14,6 +14,7 @@ from cyopt.arrays import (
     Array,
     Written,
     as_array,
+    as_own,
     check_apart,
     check_like,
     check_param,
@@ -140,6 +141,11 @@ class ParameterList:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "plan": None, "_written": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.counts = as_own(self.counts)
+        self.state = [{s: as_own(a) for s, a in arrays.items()} for arrays in self.state]
 
     @property
     def team(self) -> int:
