@@ -167,6 +167,7 @@ def test_mxcsr_of_each_thread_of_the_pool(tmp_path):
 def test_the_bits_do_not_depend_on_the_caller(call_under, formula, dtype):
     cls, kwargs = formula
     kwargs = {**kwargs, "lr": 0.03, "weight_decay": 0.1, "grad_scale": 3.0}
+    kwargs |= {"clip_norm": 0.1, "ema": 0.9}
     expected = arrays(0, dtype)
     expected_opt = cls(expected, **kwargs)
     for seed in range(3):

@@ -5,6 +5,7 @@ import pytest
 from models import Model, arrays
 
 import cyopt
+from cyopt.hyper import OFF
 
 NUMBERS = {
     "lr": (-1e-3,),
@@ -15,6 +16,10 @@ NUMBERS = {
     "lr_decay": (-1,),
     "alpha": (1.0, -0.1),
     "eps": (-1e-8,),
+    "clip_norm": (0, -1.0),
+    "clip_eps": (-1e-6,),
+    "clip_value": (0, -1.0),
+    "ema": (1.0, -0.1),
 }
 NOT_FINITE = (float("nan"), float("inf"), -float("inf"))
 NO_NUMBER = ("0.1", None, True, 1j, np.ones(1))
@@ -37,9 +42,19 @@ OTHERS = [
 BAD = [
     *((n, x, ValueError, f"{n}.*expected") for n, bad in NUMBERS.items() for x in bad),
     *((n, x, ValueError, f"{n}.*expected.*finite") for n in NUMBERS for x in NOT_FINITE),
-    *((n, x, TypeError, f"{n}.*expected a number") for n in NUMBERS for x in NO_NUMBER),
+    *(
+        (n, x, TypeError, f"{n}.*expected a number")
+        for n in NUMBERS
+        for x in NO_NUMBER
+        if x is not None or n not in OFF
+    ),
 ]
 BASE = {cyopt.SGD: {"momentum": 0.5}, cyopt.RMSProp: {"momentum": 0.5}, cyopt.AdamW: {}}
+
+
+def base(cls, name):
+    """Hyperparameters with which this one is a number that acts."""
+    return {**BASE.get(cls, {}), **({name: 0.5} if name in OFF else {})}
 
 
 def classes_with(name):
@@ -55,7 +70,7 @@ def test_hyperparameter(cls, name, value, error, message):
         cls(arrays(), **{name: value})
     with pytest.raises(error, match=message):
         cls([{"params": arrays(), name: value}])
-    model = Model(lambda params: cls(params, **BASE.get(cls, {})))
+    model = Model(lambda params: cls(params, **base(cls, name)))
     if name.startswith("initial") and callable(value):
         return
     # A flag that is fixed may say that first.
@@ -72,9 +87,8 @@ def test_number_larger_than_any_float():
     ("cls", "name", "value"), [(c, n, x) for c, n, x, *_ in HYPERS if n in NUMBERS]
 )
 def test_value_of_a_schedule(cls, name, value):
-    good = getattr(cls(**BASE.get(cls, {})), name)
-
-    hypers = {**BASE.get(cls, {}), name: lambda steps: good}
+    good = getattr(cls(**base(cls, name)), name)
+    hypers = {**base(cls, name), name: lambda steps: good}
     model = Model(lambda params: cls(params, **hypers), steps=2)
     setattr(model.opt, name, lambda steps: value)
     before = model.everything()
@@ -95,6 +109,9 @@ ROUNDED = [
     ("betas", (1 - 1e-9, 0.999)),
     ("betas", (0.9, 1 - 1e-9)),
     ("eps", 1e-50),
+    ("clip_norm", 1e-40),
+    ("clip_value", 1e-40),
+    ("ema", 1 - 1e-9),
     ("initial_accumulator_value", 1e39),
     ("initial_square_avg", 1e39),
 ]
@@ -110,7 +127,7 @@ def test_out_of_range_when_rounded(cls, name, value):
         cls(arrays(), **{name: value})
     if name.startswith("initial"):
         return
-    model = Model(lambda params: cls(params, **BASE.get(cls, {})))
+    model = Model(lambda params: cls(params, **base(cls, name)))
     good = getattr(model.opt, name)
     for bad in (
         value,
