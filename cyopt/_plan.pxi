@@ -87,7 +87,7 @@ cdef class Plan:
         self._averages = averages
         self._counts, self._steps, self._measured, self._keyed = counts, steps, measured, keyed
         self._n, self._n_written = len(params), len(written.begins)
-        self._n_groups = max(group_of, default=-1) + 1
+        self._n_groups = len(layouts)
         self._arrays = <cyopt_array *>PyMem_Calloc(self._n, sizeof(cyopt_array))
         self._sets = <cyopt_scalars *>PyMem_Calloc(self._n, sizeof(cyopt_scalars))
         self._set_count = <int64_t *>PyMem_Calloc(self._n, sizeof(int64_t))

@@ -363,3 +363,14 @@ def test_numpys_own_float32_is_another_number():
     cyopt.sgd_(b, np.ones(1), lr=np.float32(0.1))
     assert a[0] == -0.1
     assert b[0] == -float(np.float32(0.1))
+
+
+@pytest.mark.parametrize("params", [[[]], [[np.zeros(1)], []]])
+def test_a_schedule_of_a_last_group_without_parameters_was_not_looked_at(params):
+    opt = cyopt.SGD([{"params": group} for group in params])
+    grads = [[np.ones(1) for _ in group] for group in params]
+    assert opt.step(grads)
+    opt.groups[-1].lr = lambda steps: float("nan")
+    with pytest.raises(ValueError, match="lr is nan"):
+        opt.step(grads)
+    assert opt.steps == 1
