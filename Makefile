@@ -2,13 +2,14 @@
 # PYTHON chooses the interpreter that makes it.
 
 PYTHON ?= python3
+FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.pxi cyopt/bench/*.pyx) setup.py pyproject.toml
 # Without setuptools's warning that the folder cyopt may be imported from here: that is the purpose.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all sanitize fuzz bench lint clean
+.PHONY: demo test test-all sanitize fuzz fuzz-c bench lint clean
 
 demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
 	$(BIN)/python -m cyopt demo
@@ -31,14 +32,18 @@ sanitize:  ## The tests with AddressSanitizer and UndefinedBehaviorSanitizer, of
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 		.venv/bin/python -m pytest --capture=sys $(ARGS)
 
+# FUZZ_SECONDS=60 for less than an hour.
+fuzz: .venv/built  ## Sequences of calls beside the reference, others each time.
+	CYOPT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/test_machine.py
+
 # Corpus and findings stay in build/fuzz.
-SECONDS ?= 3600
 FUZZ := -std=c11 -O1 -g -fno-math-errno -ffp-contract=off -pthread -Wno-pass-failed -Isrc_c
-fuzz:  ## Random lists of arrays against plain copies, in C, by clang's libFuzzer: SECONDS=3600.
+fuzz-c:  ## Random lists of arrays against plain copies, in C, by clang's libFuzzer.
 	@mkdir -p build/fuzz/corpus
 	clang $(FUZZ) -DCYOPT_LIBFUZZER -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 		tests/fuzz.c src_c/*.c -lm -o build/fuzz/program
-	cd build/fuzz && ./program -max_total_time=$(SECONDS) -max_len=300 -print_final_stats=1 corpus
+	cd build/fuzz && ./program -max_total_time=$(FUZZ_SECONDS) -max_len=300 -print_final_stats=1 \
+		corpus
 
 bench: .venv-bench/built  ## Time a step beside NumPy and the peers of bench/; half an hour. ARGS="--quick" and others.
 	@mkdir -p bench/results

@@ -133,8 +133,6 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
     if given.get("decoupled_weight_decay") is False:
         row.pop("weight_decay_order", None)  # coupled decay has no order
     _refuse_order(framework, given)
-    if given.get("ema", row.get("ema")) is None:
-        row.pop("ema_init", None)
     missing = [name for name, value in row.items() if value is REQUIRED and name not in given]
     if missing:
         raise TypeError(

@@ -178,8 +178,6 @@ def _check_together(v: Mapping[str, Any]) -> None:
             "weight_decay_order is 'after', which coupled decay does not have;"
             " pass decoupled_weight_decay=True as well"
         )
-    if v["ema_init"] == "zeros" and v["ema"] is None:
-        raise ValueError("ema_init is 'zeros', but there is no average; pass ema=0.999 as well")
     if "momentum" not in v:
         return
     momentum, form, dampening = v["momentum"], v["momentum_form"], v.get("dampening", 0.0)

@@ -4,7 +4,7 @@ import pytest
 
 from cyopt import _cpu
 
-pytest.register_assert_rewrite("models", "same_bits")  # their failures show the values too
+pytest.register_assert_rewrite("models", "same_bits", "worlds")  # their failures show values
 
 
 def pytest_addoption(parser):

@@ -1,6 +1,6 @@
 """The C code alone, without Python, under the compiler's checks: random lists, and many threads.
 
-tests/fuzz.c is also a target for libFuzzer: `make fuzz`.
+tests/fuzz.c is also a target for libFuzzer: `make fuzz-c`.
 """
 
 import os

@@ -351,9 +351,6 @@ def test_orders_of_other_frameworks_are_refused():
         cyopt.Adam.like("thinc", decoupled_weight_decay=False)
     with pytest.raises(ValueError, match=r"0\.9 if steps else 0"):
         cyopt.Adam.like("keras", ema=0.9)
-    with pytest.raises(ValueError, match="no average"):
-        cyopt.Adam(ema_init="zeros")
-    assert cyopt.Adam.like("thinc", ema=None).ema_init == "params"
 
 
 def test_numpys_own_float32_is_another_number():
