@@ -1,14 +1,13 @@
 """Threads: how many a step uses, who limits them, forks, the GIL, several Python threads."""
 
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 
 import numpy as np
 import pytest
+from run_python import run_python
 from same_bits import same_bits, same_optimizers
 
 import cyopt
@@ -19,19 +18,6 @@ from cyopt.runtime import thread_limit
 needs_threads = pytest.mark.skipif(not _cpu.HAS_THREADS, reason="built without threads")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of Linux")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-
-
-def run_python(code, *prelude, **environment):
-    """Run code in a new interpreter with a time limit, so that a hang fails; what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(map(textwrap.dedent, [*prelude, code]))],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr or f"exit status {done.returncode}"
-    return done.stdout
 
 
 def arrays(sizes, dtype=np.float32, seed=0):
