@@ -167,14 +167,16 @@ def test_state_unpickled_from_lent_buffers(lend):
 def test_a_second_interpreter_is_refused():
     """NumPy's refusal or Cython's; with NumPy and one GIL for all, the first one may be any."""
     code = """
-        import cyopt, numpy as np
+        import os, cyopt, numpy as np
         try:
             import _interpreters as interpreters
             new = interpreters.create("legacy")
         except ImportError:
             import _xxsubinterpreters as interpreters
             new = interpreters.create(isolated=False)
-        interpreters.run_string(new, "try: import cyopt\\nexcept ImportError: print('refused')")
-        print(cyopt.SGD([np.ones(3)]).step([np.ones(3)]))
+        refused = "try: import cyopt\\nexcept ImportError: print('refused', flush=True)"
+        interpreters.run_string(new, refused)
+        print(cyopt.SGD([np.ones(3)]).step([np.ones(3)]), flush=True)
+        os._exit(0)  # with NumPy in two interpreters Python sometimes hangs while it ends
     """
     assert run_python(code).split() == ["refused", "True"]
