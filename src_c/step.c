@@ -6,6 +6,9 @@
 #include <string.h>
 
 #define ALIGN_BYTES 8192 /* arrays from here on have their first line apart */
+/* What is done in several passes is done over so much of a parameter at a time: with its gradient,
+ * state and average it stays in an L1 cache (measured: bench/NOTES.md). */
+#define PART_BYTES 4096
 
 /* What is the same for all of an array that a thread has taken. */
 struct update {
@@ -51,7 +54,7 @@ static void update_part(const struct update *u, ptrdiff_t first, ptrdiff_t n)
 static void update_elements(const struct update *u, ptrdiff_t first, ptrdiff_t end)
 {
     const struct cyopt_array *array = u->array;
-    const ptrdiff_t itemsize = cyopt_item_bytes(array), part = CYOPT_TILE_BYTES / itemsize;
+    const ptrdiff_t itemsize = cyopt_item_bytes(array), part = PART_BYTES / itemsize;
     if (array->grad_ndim == 0 && array->grad_dtype == array->dtype && !array->average &&
         !array->zero_grad) {
         apply_rule(u, first, end - first, (const char *)array->grad + first * itemsize);

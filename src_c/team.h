@@ -6,16 +6,12 @@
 
 #include <stdatomic.h>
 
-#define CYOPT_TILE_BYTES                                                                           \
-    32768 /* of a part of an array: with the other streams, about an L2 cache */
-
 #define CYOPT_LINE_BYTES 64
-_Static_assert(CYOPT_CHUNK * sizeof(double) <= CYOPT_TILE_BYTES, "a tile has room for a chunk");
 
-/* Room for a part of an array on a thread's stack. */
+/* Room for a chunk on a thread's stack. */
 union cyopt_tile {
-    _Alignas(CYOPT_LINE_BYTES) float f32[CYOPT_TILE_BYTES / 4];
-    double f64[CYOPT_TILE_BYTES / 8];
+    _Alignas(CYOPT_LINE_BYTES) float f32[CYOPT_CHUNK];
+    double f64[CYOPT_CHUNK];
 };
 
 struct cyopt_pass;
