@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from figures import SIX, Measured, Value, busy_over_idle, subnormal_over_normal
+from figures import (
+    SIX,
+    Measured,
+    Value,
+    busy_over_idle,
+    python_threads,
+    subnormal_over_normal,
+)
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -97,6 +104,7 @@ def bars(m: Measured) -> list[Bar]:
         *(option("ema", 2, n) for n in (1, 2)),
         Bar("subnormal over normal", 1, 1.1, "x", subnormal_over_normal, at_most=True),
         Bar("2 threads over 1, all rules", 2, 1.1, "x", m.two_threads, at_most=True),
+        Bar("8 Python threads over 1 per CPU", 2, 0.9, "x", python_threads),
         Bar("small model, busy over idle machine", 2, 1.5, "x", busy_over_idle, at_most=True),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
@@ -203,3 +204,41 @@ def busy_over_idle(rounds: int = 41, calls: int = 200) -> Iterator[Value]:
     finally:
         busy.kill()
         busy.wait()
+
+
+def python_threads(
+    count: int = 8, n: int = 100_000, steps: int = 400, rounds: int = 15
+) -> Iterator[Value]:
+    """Steps per second of Python threads with an optimizer each / those of one, times the CPUs.
+
+    The arrays of all threads fit into the cache together: this asks whether the GIL is free.
+    """
+    cpus = min(count, cyopt.get_num_threads())
+    cyopt.set_num_threads(1)
+    rates: dict[int, list[float]] = {1: [], count: []}
+    for _ in range(rounds):
+        for threads, samples in rates.items():
+            samples.append(steps_per_second(threads, n, steps))
+    yield Value(ratio(rates[count], rates[1]) / cpus, f"adam float32 {n:,}")
+
+
+def steps_per_second(threads: int, n: int, steps: int) -> float:
+    """Of all threads together, from the first step to the last."""
+    begin = threading.Barrier(threads + 1)
+
+    def train() -> None:
+        grads = [np.ones(n, np.float32)]
+        optimizer = cyopt.Adam([np.ones(n, np.float32)])
+        optimizer.step(grads)
+        begin.wait()
+        for _ in range(steps):
+            optimizer.step(grads)
+
+    workers = [threading.Thread(target=train) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    begin.wait()
+    start = time.perf_counter()
+    for worker in workers:
+        worker.join()
+    return threads * steps / (time.perf_counter() - start)
