@@ -28,7 +28,8 @@ sanitize:  ## The tests with AddressSanitizer and UndefinedBehaviorSanitizer, of
 	@tar -c --exclude='./.venv*' --exclude=./build --exclude=./.git --exclude='*.so' . | \
 		tar -x -C build/sanitize
 	CC=gcc CFLAGS="$(CHECKS)" LDFLAGS="$(CHECKS)" $(MAKE) -C build/sanitize .venv/built
-	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	cd build/sanitize && UBSAN_OPTIONS=print_stacktrace=1 \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 		.venv/bin/python -m pytest --capture=sys $(ARGS)
 

@@ -46,7 +46,8 @@ def test_no_memory_for_state():
             assert refused(lambda: cyopt.Adam([param], ema=0.9))
             assert refused(lambda: keyed.update("large", param, grad))
             assert refused(lambda: unbound.step([grad], [param]))
-        assert used() - before < 4 << 20
+        # AddressSanitizer keeps what was freed for a while.
+        assert used() - before < 4 << 20 or "libasan" in os.environ.get("LD_PRELOAD", "")
         assert not param.any() and list(keyed.state) == ["small"] and not unbound.state
         assert cyopt.SGD([param], lr=0.0).step([grad])
         limit(0)
