@@ -4,7 +4,7 @@
 PYTHON ?= python3
 FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
-SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.pxi cyopt/bench/*.pyx) setup.py pyproject.toml
+SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.px[di] cyopt/bench/*.pyx) setup.py pyproject.toml
 # Without setuptools's warning that the folder cyopt may be imported from here: that is the purpose.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check

@@ -10,10 +10,22 @@ import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
-SOURCES = sorted(str(path) for path in Path("src_c").glob("*.c"))
+
+def files(folder: str, *endings: str) -> list[str]:
+    """The files of a folder with these endings."""
+    return sorted(str(path) for ending in endings for path in Path(folder).glob(f"*.{ending}"))
+
+
+SOURCES = files("src_c", "c")
 KERNELS = [path for path in SOURCES if Path(path).stem.startswith(("kernels", "dispatch"))]
-HEADERS = sorted(str(path) for ending in ("h", "inc") for path in Path("src_c").glob(f"*.{ending}"))
+# What cyopt.get_include() leads to.
+PUBLIC_HEADERS = ["src_c/cyopt.h", "src_c/cyopt_python.h"]
+
+
+HEADERS = files("src_c", "h", "inc")
+CYTHON = files("cyopt", "pyx", "pxd", "pxi")
 
 # Auto-vectorised, every operation rounded once: no -ffast-math, no -march=native, no contraction to
 # FMA; without -fno-math-errno nothing with a square root vectorises.
@@ -40,13 +52,25 @@ class BuildExt(build_ext):
         self.build_temp = shared
 
 
+class BuildPy(build_py):
+    """The public headers are part of the package; what is installed in place has them in src_c."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            folder = Path(self.build_lib, "cyopt", "include")
+            self.mkpath(str(folder))
+            for header in PUBLIC_HEADERS:
+                self.copy_file(header, str(folder / Path(header).name))
+
+
 def extension(name: str, pyx: str, sources: list[str], macros: list[str]) -> Extension:
     """An extension module of the package."""
     return Extension(
         name,
         [pyx, *sources],
         include_dirs=["src_c", np.get_include()],
-        depends=[*HEADERS, "cyopt/_cpu.pyx", "cyopt/_look.pxi", "cyopt/_plan.pxi"],
+        depends=[*HEADERS, *CYTHON],
         define_macros=[
             ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
             *((name, "1") for name in macros),
@@ -67,6 +91,6 @@ setup(
         ],
         build_dir="build",
     ),
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build_ext": BuildExt, "build_py": BuildPy},
     include_package_data=False,  # the wheel has what package-data names, not the sources
 )

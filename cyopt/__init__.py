@@ -13,14 +13,17 @@ True
 from typing import NoReturn
 
 from cyopt import reference, rules, schedules
+from cyopt._cpu import C_API as _C_API  # noqa: F401  # the capsule for compiled modules
 from cyopt._version import __version__
 from cyopt.files import load, save
 from cyopt.functional import adagrad_, adam_, rmsprop_, sgd_
 from cyopt.group import Group
 from cyopt.optimizer import Optimizer
 from cyopt.optimizers import ALL, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
+from cyopt.out_of_place import adagrad, adam, rmsprop, sgd
 from cyopt.runtime import (
     configure,
+    get_include,
     get_isa,
     get_num_threads,
     get_subnormals,
@@ -41,14 +44,18 @@ __all__ = [
     "Optimizer",
     "RMSProp",
     "__version__",
+    "adagrad",
     "adagrad_",
+    "adam",
     "adam_",
+    "get_include",
     "get_isa",
     "get_num_threads",
     "get_subnormals",
     "info",
     "load",
     "reference",
+    "rmsprop",
     "rmsprop_",
     "rules",
     "save",
@@ -56,6 +63,7 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "set_subnormals",
+    "sgd",
     "sgd_",
 ]
 

@@ -5,65 +5,12 @@ whether everything is as it was when `cyopt.parameters` checked it in full."""
 cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport PTRDIFF_MAX, int64_t, uintptr_t
 
+from cyopt cimport *
+
 cnp.import_array()
-
-cdef extern from "cyopt.h" nogil:
-    enum:
-        CYOPT_MAX_TEAM
-        CYOPT_FLOAT32, CYOPT_FLOAT64
-        CYOPT_DECAY_COUPLED, CYOPT_DECAY_BEFORE, CYOPT_DECAY_AFTER
-        CYOPT_LR_OUTSIDE, CYOPT_LR_INSIDE, CYOPT_AVERAGE
-        CYOPT_COUPLED, CYOPT_LIMITED
-
-    struct cyopt_hyper:
-        int rule, decay, momentum_form
-        int maximize, eps_inside_sqrt, eps_hat, bias_correction, libm_pow
-        double lr, weight_decay, grad_scale, momentum, dampening, lr_decay
-        double beta1, beta2, eps, step_size, denom_scale
-        double clip_norm, clip_eps, clip_value, ema
-        int clip_per_array, skip_nonfinite
-
-    struct cyopt_scalars:
-        int rule, prologue, clip_per_array, skip_nonfinite
-        double clip_norm, clip_eps
-        double s, limit, wd, k, step, mu, a, b1, c1, b2, c2, r, eps_in, eps, d, e
-
-    struct cyopt_array:
-        ptrdiff_t size
-        int dtype, set
-        void *param
-        void *grad
-        void **state
-        void *average
-        int average_begins, zero_grad
-        int grad_dtype, grad_ndim
-        const ptrdiff_t *grad_shape
-        const ptrdiff_t *grad_strides
-
-    struct cyopt_report:
-        int want_norms
-        double *sums
-        int skipped
-        double grad_norm, update_norm, param_norm
-
-    struct cyopt_config:
-        int isa, num_threads, max_threads, flush_subnormals
-        ptrdiff_t grain
-        uintptr_t kernels
-
-    const char *cyopt_isa_name(int isa)
-    int cyopt_isa_available(int isa)
-    const char *cyopt_rule_name(int rule)
-    int cyopt_has_threads()
-    void cyopt_default_config(cyopt_config *config)
-    void cyopt_prepare(const cyopt_hyper *hyper, int64_t t, cyopt_scalars *scalars)
-    int cyopt_team_size(ptrdiff_t work, const cyopt_config *config)
-    int cyopt_needs_norm(const cyopt_scalars *scalars)
-    ptrdiff_t cyopt_count_chunks(const cyopt_array *arrays, ptrdiff_t n_arrays)
-    int cyopt_step(cyopt_array *arrays, ptrdiff_t n_arrays, const cyopt_scalars *sets,
-                   const cyopt_config *config, cyopt_report *report)
 
 cdef extern from *:
     """
@@ -151,3 +98,4 @@ def prepare(hyper, int64_t t):
 
 include "_look.pxi"
 include "_plan.pxi"
+include "_api.pxi"

@@ -6,12 +6,28 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from cyopt import _cpu
 from cyopt._version import __version__
 from cyopt.cgroup import cgroup_cpus
+
+
+def get_include() -> str:
+    """The folder of cyopt.h and cyopt_python.h, for the compiler of a module that includes them.
+
+    Beside `cimport cyopt`, in the setup.py of another package:
+    `Extension("mine", ["mine.pyx"], include_dirs=[cyopt.get_include()])`.
+
+    >>> import pathlib, cyopt
+    >>> (pathlib.Path(cyopt.get_include()) / "cyopt.h").is_file()
+    True
+    """
+    package = Path(__file__).parent
+    installed = package / "include"
+    return str(installed if installed.is_dir() else package.parent / "src_c")
 
 
 def set_isa(name: str) -> None:

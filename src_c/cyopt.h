@@ -9,6 +9,9 @@
  *     struct cyopt_array     one parameter: addresses, size, dtype, index of its scalars
  *       |  cyopt_step()      all arrays, in place; the gradients' norm first, where it is needed
  *
+ * Arrays that share their hyperparameters and their count of steps need two structs and one call:
+ * cyopt_default_hyper() and cyopt_update(). examples/ has both ways, from C and from Cython.
+ *
  * Nothing here checks its arguments: that is the caller's part (see cyopt/arrays.py).
  */
 #ifndef CYOPT_H
@@ -16,6 +19,14 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* Changes with any struct below but cyopt_api, and with what a function means: code compiled for
+ * another version is then refused, see cyopt_python.h. */
+#define CYOPT_API_VERSION 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define CYOPT_MAX_STATE 3
 #define CYOPT_MAX_TEAM 256 /* threads of a step */
@@ -166,6 +177,9 @@ const char *cyopt_rule_name(int rule); /* NULL past the end */
 int cyopt_has_threads(void);           /* 0: built without */
 void cyopt_default_config(struct cyopt_config *config);
 
+/* PyTorch's defaults of a rule; fields that it does not read are 0, and no option is on. */
+void cyopt_default_hyper(int rule, struct cyopt_hyper *hyper);
+
 /* The scalars of step t, which counts from 1. */
 void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scalars *scalars);
 
@@ -181,5 +195,37 @@ ptrdiff_t cyopt_count_chunks(const struct cyopt_array *arrays, ptrdiff_t n_array
 /* Updates all arrays in place; returns into how many threads' shares the work was cut. */
 int cyopt_step(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyopt_scalars *sets,
                const struct cyopt_config *config, struct cyopt_report *report);
+
+/* The same for arrays that share all numbers, whose gradients are not measured (clip_norm and
+ * skip_nonfinite are off): step t of `hyper`. `set` of each array is ignored. */
+int cyopt_update(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyopt_hyper *hyper,
+                 int64_t t, const struct cyopt_config *config);
+
+/* All of it as a table, for code that is not linked with it: the Python package has it in the
+ * capsule cyopt._C_API. Functions are added at the end; `size` tells how many there are. */
+struct cyopt_api {
+    int version; /* CYOPT_API_VERSION */
+    size_t size; /* bytes of this struct */
+    /* As Python's functions have set it. Copy it while you hold the GIL. */
+    const struct cyopt_config *config;
+    const char *(*isa_name)(int isa);
+    int (*isa_available)(int isa);
+    const char *(*rule_name)(int rule);
+    int (*has_threads)(void);
+    void (*default_config)(struct cyopt_config *config);
+    void (*default_hyper)(int rule, struct cyopt_hyper *hyper);
+    void (*prepare)(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scalars *scalars);
+    int (*team_size)(ptrdiff_t work, const struct cyopt_config *config);
+    int (*needs_norm)(const struct cyopt_scalars *scalars);
+    ptrdiff_t (*count_chunks)(const struct cyopt_array *arrays, ptrdiff_t n_arrays);
+    int (*step)(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyopt_scalars *sets,
+                const struct cyopt_config *config, struct cyopt_report *report);
+    int (*update)(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyopt_hyper *hyper,
+                  int64_t t, const struct cyopt_config *config);
+};
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

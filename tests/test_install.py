@@ -100,7 +100,7 @@ def test_sdist_has_all_sources(distributions, clean_copy):
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     wanted = {
         path.relative_to(clean_copy).as_posix()
-        for folder in ("src_c", "cyopt", "tests")
+        for folder in ("src_c", "cyopt", "tests", "examples")
         for path in (clean_copy / folder).rglob("*")
         if path.is_file()
     }
@@ -120,7 +120,8 @@ def test_wheel_has_the_package_alone(distributions):
     ]
     assert {name.split("/")[0].split("-")[0] for name in names} == {"cyopt"}
     kinds = {Path(name).suffix for name in names if name.startswith("cyopt/")}
-    assert kinds <= {".py", ".pyi", ".typed", ".so", ".pyd"}
+    assert kinds <= {".py", ".pyi", ".pxd", ".typed", ".so", ".pyd", ".h"}
+    assert {"cyopt/include/cyopt.h", "cyopt/include/cyopt_python.h", "cyopt/__init__.pxd"} <= names
 
 
 def test_wheel_needs_numpy_alone(distributions, tmp_path):

@@ -18,6 +18,7 @@ HEADERS = {
     "math.h": """
         double sqrt(double), pow(double, double);
         float sqrtf(float);
+        #define NAN ((float)(1e300 * 1e300) * 0.0f)
         int isinf(double), isnan(double), isfinite(double);
     """,
     "string.h": """

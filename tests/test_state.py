@@ -318,7 +318,7 @@ def test_info():
         (lambda: cyopt.set_num_threads("2"), TypeError, "integer"),
         (lambda: cyopt.RMSprop, AttributeError, "cyopt.RMSProp"),
         (lambda: cyopt.Adagrad, AttributeError, "cyopt.AdaGrad"),
-        (lambda: cyopt.sgd, AttributeError, "cyopt.SGD"),
+        (lambda: cyopt.Sgd, AttributeError, "cyopt.SGD"),
         (lambda: cyopt.Lion, AttributeError, "no attribute 'Lion'"),
         (lambda: cyopt.Adam.like("kears"), ValueError, "did you mean 'keras'"),
         (lambda: cyopt.SGD.like("chainer"), ValueError, "'chainer'.*known: torch"),

@@ -1,0 +1,135 @@
+"""The functions that return a new array and leave the old one, for code that keeps what it gave.
+
+Each is the function of the same name with an underscore, on a copy: state is updated in place. The
+parameter may be read-only, of any strides, and a subclass of ndarray; the result is an ndarray in
+its element order. With `out` that array takes the result and is returned; it may be `param` itself.
+Lists of arrays give a list. A step that `skip_nonfinite` skips returns a plain copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cyopt.arrays import Array
+from cyopt.functional import adagrad_, adam_, rmsprop_, sgd_
+
+
+def sgd(
+    param: Any, grad: Any, momentum_buffer: Any = None, *, out: Any = None, **others: Any
+) -> Any:
+    """The parameter after a step of SGD; all else as in `cyopt.sgd_`.
+
+    >>> import numpy as np, cyopt
+    >>> w = np.array([1.0])
+    >>> cyopt.sgd(w, np.array([2.0]), lr=0.25), w
+    (array([0.5]), array([1.]))
+    """
+    return _returned(sgd_, param, grad, (momentum_buffer,), out, others)
+
+
+def adagrad(param: Any, grad: Any, sum: Any, *, out: Any = None, **others: Any) -> Any:
+    """The parameter after a step of AdaGrad; all else as in `cyopt.adagrad_`.
+
+    >>> import numpy as np, cyopt
+    >>> w, h = np.array([1.0]), np.array([0.0])
+    >>> cyopt.adagrad(w, np.array([2.0]), h, step=1, lr=0.25), w, h
+    (array([0.75]), array([1.]), array([4.]))
+    """
+    return _returned(adagrad_, param, grad, (sum,), out, others)
+
+
+def rmsprop(
+    param: Any,
+    grad: Any,
+    square_avg: Any,
+    grad_avg: Any = None,
+    momentum_buffer: Any = None,
+    *,
+    out: Any = None,
+    **others: Any,
+) -> Any:
+    """The parameter after a step of RMSProp; all else as in `cyopt.rmsprop_`.
+
+    >>> import numpy as np, cyopt
+    >>> w, v = np.array([1.0]), np.array([0.0])
+    >>> cyopt.rmsprop(w, np.array([2.0]), v, lr=0.25, alpha=0.75, eps=0), w, v
+    (array([0.5]), array([1.]), array([1.]))
+    """
+    states = (square_avg, grad_avg, momentum_buffer)
+    return _returned(rmsprop_, param, grad, states, out, others)
+
+
+def adam(
+    param: Any,
+    grad: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    max_exp_avg_sq: Any = None,
+    *,
+    out: Any = None,
+    **others: Any,
+) -> Any:
+    """The parameter after a step of Adam; all else as in `cyopt.adam_`.
+
+    >>> import numpy as np, cyopt
+    >>> w, m, v = np.array([1.0]), np.array([0.0]), np.array([0.0])
+    >>> cyopt.adam(w, np.array([2.0]), m, v, step=1, lr=0.25).round(6), w
+    (array([0.75]), array([1.]))
+    """
+    return _returned(adam_, param, grad, (exp_avg, exp_avg_sq, max_exp_avg_sq), out, others)
+
+
+def _returned(
+    update: Callable[..., bool],
+    param: Any,
+    grad: Any,
+    states: Sequence[Any],
+    out: Any,
+    others: dict[str, Any],
+) -> Any:
+    """Update copies. `out` is written last: when nothing can be refused any more."""
+    copies = [_copied(array) for array in _each(param)]
+    if out is not None:
+        _check_out(_each(out), copies, [a for each in (grad, *states) for a in _each(each)])
+    several = isinstance(param, list | tuple)
+    update(copies if several else copies[0], grad, *states, **others)
+    if out is None:
+        return copies if several else copies[0]
+    for array, copy in zip(_each(out), copies, strict=True):
+        array[...] = copy
+    return out
+
+
+def _each(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _copied(param: Any) -> Array:
+    if not isinstance(param, np.ndarray) or isinstance(param, np.ma.MaskedArray):
+        raise TypeError(f"param is a {type(param).__name__}; expected a numpy.ndarray")
+    return np.array(param, order="K", subok=False)
+
+
+def _check_out(out: Sequence[Any], copies: Sequence[Array], others: Sequence[Any]) -> None:
+    """Writable arrays like the copies, apart from each other and from all that is used."""
+    if len(out) != len(copies):
+        raise ValueError(f"out has {len(out)} arrays; expected {len(copies)}, one for each param")
+    for i, (array, copy) in enumerate(zip(out, copies, strict=True)):
+        if type(array) not in (np.ndarray, np.memmap):
+            raise TypeError(f"out is a {type(array).__name__}; expected a numpy.ndarray, or None")
+        if array.shape != copy.shape or array.dtype != copy.dtype:
+            raise ValueError(
+                f"out is {array.dtype} of shape {array.shape}; expected {copy.dtype} of shape"
+                f" {copy.shape}, as its param"
+            )
+        if not array.flags.writeable:
+            raise ValueError("out is read-only; pass a writable array")
+        for other in (*others, *out[:i]):
+            if isinstance(other, np.ndarray) and np.may_share_memory(array, other):
+                raise ValueError(
+                    "out shares memory with a gradient, a state array or another one of out; pass"
+                    " an array of its own"
+                )

@@ -1,0 +1,51 @@
+/* The short way into a step for hosts without Python: defaults, and one call for arrays that share
+ * their hyperparameters. */
+#include "cyopt.h"
+
+#include <math.h>
+
+void cyopt_default_hyper(int rule, struct cyopt_hyper *hyper)
+{
+    *hyper = (struct cyopt_hyper){
+        .rule = rule,
+        .bias_correction = 1,
+        .lr = 1e-3,
+        .grad_scale = 1.0,
+        .step_size = NAN,
+        .denom_scale = NAN,
+        .clip_eps = 1e-6,
+    };
+    switch (rule) {
+    case CYOPT_RULE_sgd:
+        break;
+    case CYOPT_RULE_momentum:
+    case CYOPT_RULE_nesterov:
+        hyper->momentum = 0.9;
+        break;
+    case CYOPT_RULE_adagrad:
+        hyper->lr = 1e-2;
+        hyper->eps = 1e-10;
+        break;
+    case CYOPT_RULE_adam:
+    case CYOPT_RULE_amsgrad:
+        hyper->beta1 = 0.9;
+        hyper->beta2 = 0.999;
+        hyper->eps = 1e-8;
+        break;
+    default: /* RMSProp; momentum where its rule has it is up to the caller */
+        hyper->lr = 1e-2;
+        hyper->beta2 = 0.99;
+        hyper->eps = 1e-8;
+    }
+}
+
+int cyopt_update(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyopt_hyper *hyper,
+                 int64_t t, const struct cyopt_config *config)
+{
+    struct cyopt_scalars scalars;
+    struct cyopt_report report = {0};
+    cyopt_prepare(hyper, t, &scalars);
+    for (ptrdiff_t i = 0; i < n_arrays; i++)
+        arrays[i].set = 0;
+    return cyopt_step(arrays, n_arrays, &scalars, config, &report);
+}
