@@ -93,7 +93,8 @@ def _returned(
     """Update copies. `out` is written last: when nothing can be refused any more."""
     copies = [_copied(array) for array in _each(param)]
     if out is not None:
-        _check_out(_each(out), copies, [a for each in (grad, *states) for a in _each(each)])
+        used = (grad, *states, others.get("average"))
+        _check_out(_each(out), copies, [array for each in used for array in _each(each)])
     several = isinstance(param, list | tuple)
     update(copies if several else copies[0], grad, *states, **others)
     if out is None:
@@ -130,6 +131,6 @@ def _check_out(out: Sequence[Any], copies: Sequence[Array], others: Sequence[Any
         for other in (*others, *out[:i]):
             if isinstance(other, np.ndarray) and np.may_share_memory(array, other):
                 raise ValueError(
-                    "out shares memory with a gradient, a state array or another one of out; pass"
+                    "out shares memory with a gradient, a state, an average or another out; pass"
                     " an array of its own"
                 )

@@ -119,3 +119,13 @@ def test_out_arrays_must_be_apart():
     with pytest.raises(ValueError, match="out shares memory"):
         cyopt.sgd(params, grads, lr=0.1, out=[out, out])
     assert not out.any()
+
+
+def test_an_average_is_updated_and_apart_from_out():
+    param, grad, average, out = arrays(4)
+    hyper = {"lr": 0.1, "ema": 0.5, "step": 2}
+    with pytest.raises(ValueError, match="out shares memory"):
+        cyopt.sgd(param, grad, average=average, out=average, **hyper)
+    assert same_bits(average, arrays(4)[2])
+    result = cyopt.sgd(param, grad, average=average, out=out, **hyper)
+    assert same_bits(average, 0.5 * arrays(4)[2] + 0.5 * result)
