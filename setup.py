@@ -20,11 +20,9 @@ def files(folder: str, *endings: str) -> list[str]:
 
 SOURCES = files("src_c", "c")
 KERNELS = [path for path in SOURCES if Path(path).stem.startswith(("kernels", "dispatch"))]
+HEADERS = files("src_c", "h", "inc")
 # What cyopt.get_include() leads to.
 PUBLIC_HEADERS = ["src_c/cyopt.h", "src_c/cyopt_python.h"]
-
-
-HEADERS = files("src_c", "h", "inc")
 CYTHON = files("cyopt", "pyx", "pxd", "pxi")
 
 # Auto-vectorised, every operation rounded once: no -ffast-math, no -march=native, no contraction to

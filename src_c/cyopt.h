@@ -10,7 +10,7 @@
  *       |  cyopt_step()      all arrays, in place; the gradients' norm first, where it is needed
  *
  * Arrays that share their hyperparameters and their count of steps need two structs and one call:
- * cyopt_default_hyper() and cyopt_update(). examples/ has both ways, from C and from Cython.
+ * cyopt_default_hyper() and cyopt_update(). examples/ uses them from C and from Cython.
  *
  * Nothing here checks its arguments: that is the caller's part (see cyopt/arrays.py).
  */
