@@ -110,7 +110,7 @@ struct cyopt_hyper {
 
 /* What a rule starts with besides scaling the gradient. Coupled decay of 0 is left out, as it would
  * make NaN of an infinite parameter. */
-enum cyopt_prologue { CYOPT_COUPLED = 1, CYOPT_LIMITED = 2, CYOPT_N_PROLOGUES = 4 };
+enum cyopt_prologue { CYOPT_COUPLED = 1, CYOPT_LIMITED = 2 };
 
 /* Kept in double; a kernel rounds each scalar to its own type once. */
 struct cyopt_scalars {
@@ -161,12 +161,14 @@ struct cyopt_config {
     uintptr_t kernels;    /* a cyopt_kernel_finder: whose kernels run; benchmarks have others */
 };
 
-/* Updates n elements of one dense parameter; state as in struct cyopt_array. */
+/* Updates n elements of one dense parameter; state as in struct cyopt_array, then the average. */
 typedef void cyopt_kernel(ptrdiff_t n, void *param, const void *grad, void *const state[],
                           const struct cyopt_scalars *scalars);
 
-/* The kernel of an instruction set, an element type and the rule of these scalars. */
-typedef cyopt_kernel *cyopt_kernel_finder(int isa, int dtype, const struct cyopt_scalars *scalars);
+/* The kernel of an instruction set, an element type and the rule of these scalars, for a parameter
+ * with or without an average. */
+typedef cyopt_kernel *cyopt_kernel_finder(int isa, int dtype, const struct cyopt_scalars *scalars,
+                                          int averaged);
 cyopt_kernel_finder cyopt_find_kernel;
 
 /* Widest first; the last one is the ABI's baseline and always there. NULL past the end. */

@@ -34,9 +34,11 @@ int cyopt_isa_available(int isa)
     return 1;
 }
 
-cyopt_kernel *cyopt_find_kernel(int isa, int dtype, const struct cyopt_scalars *scalars)
+cyopt_kernel *cyopt_find_kernel(int isa, int dtype, const struct cyopt_scalars *scalars,
+                                int averaged)
 {
-    return isas[isa].kernels((enum cyopt_dtype)dtype)[scalars->rule][scalars->prologue];
+    const int options = scalars->prologue | (averaged ? CYOPT_AVERAGED : 0);
+    return isas[isa].kernels((enum cyopt_dtype)dtype)[scalars->rule][options];
 }
 
 const struct cyopt_sides *cyopt_find_sides(int isa, int dtype)

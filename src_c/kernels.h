@@ -4,8 +4,9 @@
 
 #include "cyopt.h"
 
-/* One kernel per rule and prologue. */
-typedef cyopt_kernel *const (*cyopt_kernel_table)[CYOPT_N_PROLOGUES];
+/* One kernel per rule and options: a prologue, and whether the parameter has an average. */
+enum { CYOPT_AVERAGED = 4, CYOPT_N_OPTIONS = 8 };
+typedef cyopt_kernel *const (*cyopt_kernel_table)[CYOPT_N_OPTIONS];
 
 cyopt_kernel_table cyopt_kernels_base(enum cyopt_dtype dtype);
 cyopt_kernel_table cyopt_kernels_avx2(enum cyopt_dtype dtype);
@@ -13,7 +14,6 @@ cyopt_kernel_table cyopt_kernels_avx512(enum cyopt_dtype dtype);
 
 /* What a step does beside its rule: sides.inc. */
 struct cyopt_sides {
-    void (*average)(ptrdiff_t n, void *average, const void *param, const struct cyopt_scalars *h);
     double (*square_sum)(ptrdiff_t n, const void *numbers, double s);
     int (*all_finite)(ptrdiff_t n, const void *numbers, double s);
     void (*difference)(ptrdiff_t n, void *before, const void *after);

@@ -24,13 +24,20 @@ static void *advance(void *address, ptrdiff_t bytes)
     return address ? (char *)address + bytes : NULL;
 }
 
+/* The average of a parameter begins as its copy. */
+static int copies(const struct cyopt_array *array)
+{
+    return array->average && array->average_begins;
+}
+
 /* n elements from `first` on, by the rule alone. */
 static void apply_rule(const struct update *u, ptrdiff_t first, ptrdiff_t n, const void *grad)
 {
     const ptrdiff_t offset = first * cyopt_item_bytes(u->array);
-    void *state[CYOPT_MAX_STATE];
+    void *state[CYOPT_MAX_STATE + 1];
     for (int j = 0; j < CYOPT_MAX_STATE; j++)
         state[j] = advance(u->array->state[j], offset);
+    state[CYOPT_MAX_STATE] = advance(u->array->average, offset);
     u->kernel(n, advance(u->array->param, offset), grad, state, u->scalars);
 }
 
@@ -38,14 +45,11 @@ static void apply_rule(const struct update *u, ptrdiff_t first, ptrdiff_t n, con
 static void update_part(const struct update *u, ptrdiff_t first, ptrdiff_t n)
 {
     const ptrdiff_t itemsize = cyopt_item_bytes(u->array);
-    void *average = advance(u->array->average, first * itemsize);
-    const void *param = advance(u->array->param, first * itemsize);
     union cyopt_tile tile;
-    if (average && u->array->average_begins)
-        memcpy(average, param, (size_t)(n * itemsize));
+    if (copies(u->array))
+        memcpy(advance(u->array->average, first * itemsize),
+               advance(u->array->param, first * itemsize), (size_t)(n * itemsize));
     apply_rule(u, first, n, cyopt_gather(u->array, first, n, &tile));
-    if (average)
-        u->sides->average(n, average, param, u->scalars);
     if (u->array->zero_grad)
         cyopt_clear(u->array, first, n);
 }
@@ -55,8 +59,8 @@ static void update_elements(const struct update *u, ptrdiff_t first, ptrdiff_t e
 {
     const struct cyopt_array *array = u->array;
     const ptrdiff_t itemsize = cyopt_item_bytes(array), part = PART_BYTES / itemsize;
-    if (array->grad_ndim == 0 && array->grad_dtype == array->dtype && !array->average &&
-        !array->zero_grad) {
+    if (array->grad_ndim == 0 && array->grad_dtype == array->dtype && !array->zero_grad &&
+        !copies(array)) {
         apply_rule(u, first, end - first, (const char *)array->grad + first * itemsize);
         return;
     }
@@ -109,7 +113,7 @@ static void visit_update(const struct cyopt_pass *pass, const struct cyopt_array
         .array = array,
         .scalars = scalars,
         .sides = cyopt_find_sides(pass->config->isa, array->dtype),
-        .kernel = find(pass->config->isa, array->dtype, scalars),
+        .kernel = find(pass->config->isa, array->dtype, scalars, array->average != NULL),
     };
     if (pass->chunked)
         update_chunks(&update, first, end, unit);

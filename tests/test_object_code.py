@@ -12,7 +12,7 @@ from cyopt import _cpu
 from cyopt.bench import _twin
 
 KERNEL = re.compile(r"cyopt_(?P<rule>\w+?)_kernel_(?P<type>f32|f64)_(?P<isa>\w+)")
-SIDE = re.compile(r"cyopt_(update_average|square_sum|all_finite|difference)_(f32|f64)_(?P<isa>\w+)")
+SIDE = re.compile(r"cyopt_(square_sum|all_finite|difference)_(f32|f64)_(?P<isa>\w+)")
 INSTRUCTION = re.compile(r"\s+([0-9a-f]+):\s+(\S+)\s*(.*)")
 PACKED = {"f32": "ps", "f64": "pd"}
 
@@ -76,9 +76,10 @@ def has(body, mnemonic, registers):
 @pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
 def test_every_rule_has_its_kernels(functions, isa):
     expected = {
-        (f"{rule}{prologue}", dtype)
+        (f"{rule}{prologue}{average}", dtype)
         for rule in _cpu.RULES
         for prologue in ("", "_coupled", "_limited", "_limited_coupled")
+        for average in ("", "_averaged")
         for dtype in PACKED
     }
     assert {(rule, dtype) for rule, dtype, _ in kernels(functions, isa)} == expected
@@ -104,7 +105,7 @@ def test_roots_and_divisions_are_packed_in_the_loop(functions, isa, registers, p
                 for body in loops(code)
             ), f"{rule} {dtype}"
             checked.add((rule, dtype))
-    assert len(checked) == 2 * 4 * 7  # types; prologues; AdaGrad, four of RMSProp, two of Adam
+    assert len(checked) == 2 * 8 * 7  # types; options; AdaGrad, four of RMSProp, two of Adam
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_functions_shared_by_c_files_have_the_prefix():
 )
 def test_the_twin_is_the_same_kernels_and_only_adds(isa, registers):
     twins = kernels(disassembled(_twin), isa)
-    assert len(twins) == len(_cpu.RULES) * 4 * 2  # prologues; types
+    assert len(twins) == len(_cpu.RULES) * 8 * 2  # options; types
     for rule, dtype, code in twins:
         name, suffix = f"{rule} {dtype} {isa}", PACKED[dtype]
         assert any(has(body, f"v?add{suffix}", registers) for body in loops(code)), name
