@@ -149,8 +149,7 @@ class Plan:
         ):
             return True
         sums = {i: square_sum(g, self._params[i], scalars[i]["s"]) for i, g in grads.items()}
-        total = rules.pairwise_sum([sums[i] for i in grads if grads[i].size])
-        self._measured[0] = norm = math.sqrt(total)
+        self._measured[0] = norm = rules.norm(sums[i] for i in grads if grads[i].size)
         finite = True
         for i, grad in grads.items():
             x = scalars[i]
@@ -179,5 +178,5 @@ class Plan:
                 with np.errstate(all="ignore"):
                     changes.append(square_sum(np.asarray(new - old), new))
                 params.append(square_sum(new, new))
-        self._measured[1] = math.sqrt(rules.pairwise_sum(changes))
-        self._measured[2] = math.sqrt(rules.pairwise_sum(params))
+        self._measured[1] = rules.norm(changes)
+        self._measured[2] = rules.norm(params)

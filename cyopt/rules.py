@@ -9,7 +9,7 @@ the order written. The C kernels give the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -250,6 +250,17 @@ def pairwise_sum(x: list[Any]) -> float:
         odd = x[len(x) // 2 * 2 :]
         x = [a + b for a, b in zip(x[::2], x[1::2], strict=False)] + odd
     return float(x[0]) if x else 0.0
+
+
+def norm(sums: Iterable[float]) -> float:
+    """The root of the sum over all arrays, which are added from the smallest up.
+
+    Hence the order in which they are given does not matter.
+
+    >>> norm([1.0, 1.0, 1e16]) == norm([1e16, 1.0, 1.0]) == math.sqrt(1e16 + 2.0)
+    True
+    """
+    return math.sqrt(pairwise_sum(sorted(sums)))
 
 
 def clip_coefficient(scalars: Mapping[str, Any], norm: float) -> float:

@@ -1,12 +1,14 @@
-/* Norms over a list of arrays, with the same bits for any instruction set, number of threads and
- * alignment: each array is summed in chunks of CYOPT_CHUNK elements, in its memory order, the sums
- * of its chunks are added in pairs, and then those of the arrays, in the order of the list.
+/* Norms over a list of arrays, with the same bits for any instruction set, number of threads,
+ * alignment and order of the list: each array is summed in chunks of CYOPT_CHUNK elements, in its
+ * memory order, the sums of its chunks are added in pairs, and then those of the arrays, from the
+ * smallest up: a run goes on alike when its parameters are given in another order, by their names.
  * cyopt/rules.py says the same in Python. */
 #include "team.h"
 
 #include "fpenv.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 /* Neighbours are added until one number is left, which is 0 for none. */
 static double pairwise_sum(double *x, ptrdiff_t n)
@@ -20,6 +22,13 @@ static double pairwise_sum(double *x, ptrdiff_t n)
             x[n / 2] = x[n - 1];
     }
     return x[0];
+}
+
+/* For qsort: NaN after all others, where it does not matter which comes first. */
+static int compare(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return isnan(x) || isnan(y) ? (isnan(x) != 0) - (isnan(y) != 0) : (x > y) - (x < y);
 }
 
 double cyopt_total_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *sums,
@@ -38,6 +47,7 @@ double cyopt_total_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *
             arrays[i].coefficient = cyopt_clip_coefficient(&sets[arrays[i].set], sqrt(sum));
         sums[n++] = sum;
     }
+    qsort(sums, (size_t)n, sizeof *sums, compare);
     const double norm = sqrt(pairwise_sum(sums, n));
     for (ptrdiff_t i = 0; sets && i < n_arrays; i++)
         if (arrays[i].grad && !sets[arrays[i].set].clip_per_array)
