@@ -35,8 +35,16 @@ class Version:
     def __init__(self, value: int = 0) -> None: ...
     def change(self, attributes: dict[str, Any], new: dict[str, Any]) -> None: ...
 
+def take_up(
+    pairs: list[tuple[Array, Array]],
+    changes: list[tuple[Version, dict[str, Any], dict[str, Any]]],
+    owner: object,
+    waiting: dict[Any, Any],
+) -> None: ...
+
 class Plan:
     team: int
+    written: Written
     def __init__(
         self,
         params: Sequence[Array],

@@ -7,6 +7,7 @@ cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport PTRDIFF_MAX, int64_t, uintptr_t
+from libc.string cimport memcpy
 
 from cyopt cimport *
 
@@ -96,6 +97,7 @@ def prepare(hyper, int64_t t):
     return scalars
 
 
+include "_atomic.pxi"
 include "_look.pxi"
 include "_plan.pxi"
 include "_api.pxi"

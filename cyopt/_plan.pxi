@@ -23,23 +23,6 @@ cdef class Gate:
             self._taken = False
 
 
-@cython.final
-cdef class Version:
-    """Counts the changes of a group of hyperparameters, for the plans made of them."""
-    cdef readonly int64_t value
-
-    def __init__(self, int64_t value=0):
-        self.value = value
-
-    def change(self, dict attributes, dict new):
-        """Update the group's attributes and count it: no signal handler can run between."""
-        attributes.update(new)
-        self.value += 1
-
-    def __reduce__(self):
-        return Version, (self.value,)
-
-
 # A step over fewer bytes of parameters keeps the GIL: about a microsecond, less than it can take
 # to get the GIL back from another thread.
 cdef ptrdiff_t GIL_BYTES = 16384
@@ -73,6 +56,7 @@ cdef class Plan:
     cdef bint _keyed, _zeroes
     cdef list _params, _versions
     cdef object _states, _averages
+    cdef readonly object written    # the argument, to check new gradients with
     cdef readonly int team          # how many threads the last step was cut for
 
     def __cinit__(self, params, states, averages, layouts, group_of, counts, steps, measured,
@@ -84,7 +68,7 @@ cdef class Plan:
         self._params, self._states = [], states
         for param in params:
             self._params.append(param.view())
-        self._averages = averages
+        self._averages, self.written = averages, written
         self._counts, self._steps, self._measured, self._keyed = counts, steps, measured, keyed
         self._n, self._n_written = len(params), len(written.begins)
         self._n_groups = len(layouts)

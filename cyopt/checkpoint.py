@@ -1,16 +1,18 @@
-"""What `state_dict` holds, and how it is taken up again."""
+"""What `state_dict` and pickles hold, and how it is taken up again."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cyopt import _cpu
 from cyopt._version import __version__
-from cyopt.arrays import as_array, check_like
+from cyopt.arrays import Array, as_array, as_own, check_like
 from cyopt.hyper import CHOICES, FLAGS, INITIAL
+from cyopt.measured import NOT_MEASURED
 from cyopt.parameters import ParameterList
 
 if TYPE_CHECKING:
@@ -46,40 +48,73 @@ def _saved(value: Any) -> Any:
 
 
 def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Check all of it, then take it up."""
+    """Check all of it and make all that it needs, then take it up at once."""
     _check_whole(opt, saved)
     changes = [
         _changes(f"groups[{i}]", group.values(), values)
         for i, (group, values) in enumerate(zip(opt.groups, saved["groups"], strict=True))
     ]
-    for group, values in zip(opt.groups, changes, strict=True):
-        group.merged(values)
-    waiting = copy.deepcopy(dict(saved["state"]))  # it may hold this optimizer's own arrays
+    groups = [
+        (group.version, group.__dict__, group.attributes_of(group.merged(values)))
+        for group, values in zip(opt.groups, changes, strict=True)
+    ]
+    state = {name: dict(entry) for name, entry in saved["state"].items()}
     lists = list(opt._lists.values())
-    known = [name for parameters in lists for name in parameters.names]
+    known = {name for parameters in lists for name in parameters.names}
     if opt._bound or None in opt._lists:
-        same_names("state", waiting, known)
-    elif missing := set(known) - set(waiting):
+        same_names("state", state, known)
+    elif missing := known - set(state):
         raise ValueError(f"state_dict has no state of {sorted(map(str, missing))}")
     for parameters in lists:
-        _check_entries(parameters, waiting)
-    for group, values in zip(opt.groups, changes, strict=True):
-        group.update(values)
-    for parameters in lists:
-        fill(parameters, waiting)
-    opt._steps[0] = saved["steps"]
-    opt.forget()
-    opt._waiting = {name: entry for name, entry in waiting.items() if name not in known}
+        _check_entries(parameters, state)
+    places = [place for parameters in lists for place in _places(parameters, state)]
+    places += [(opt._steps, saved["steps"]), (opt._measured, NOT_MEASURED)]
+    # Copies: what is saved may be this optimizer's own arrays.
+    pairs = [(array, _filled_like(array, value)) for array, value in places]
+    waiting = copy.deepcopy({name: state[name] for name in state if name not in known})
+    _cpu.take_up(pairs, groups, opt, waiting)
+
+
+def _filled_like(array: Array, value: Any) -> Array:
+    filled = np.empty_like(array)
+    filled[...] = value
+    return filled
 
 
 def fill(parameters: ParameterList, waiting: Mapping[str, Any]) -> None:
     """Copy the state that waits for these parameters into them, by index, whatever its strides."""
     _check_entries(parameters, waiting)
+    for array, value in _places(parameters, waiting):
+        array[...] = value
+
+
+def _places(parameters: ParameterList, saved: Mapping[str, Any]) -> Iterator[tuple[Array, Any]]:
+    """Each array of these parameters that saved state replaces, with what it gets."""
     for i, name in enumerate(parameters.names):
-        if name in waiting:
-            parameters.counts[i] = waiting[name]["step"]
+        if name in saved:
+            yield parameters.counts[i : i + 1], saved[name]["step"]
             for state, array in parameters.state[i].items():
-                array[...] = waiting[name][state]
+                yield array, as_array(saved[name][state], state)
+
+
+def beside(parameters: ParameterList, waiting: Mapping[str, Any]) -> dict[str, Any]:
+    """The state that waits for other parameters than these."""
+    names = set(parameters.names)
+    return {name: entry for name, entry in waiting.items() if name not in names}
+
+
+def attributes(opt: Optimizer) -> dict[str, Any]:
+    """What a pickle holds: also what a subclass has added."""
+    return {**getattr(opt, "__dict__", {}), **{name: getattr(opt, name) for name in opt._SAVED}}
+
+
+def set_attributes(opt: Optimizer, pickled: Mapping[str, Any]) -> None:
+    """Make of `opt` what was pickled."""
+    for name, value in pickled.items():
+        setattr(opt, name, value)
+    opt._steps, opt._measured = as_own(opt._steps), as_own(opt._measured)
+    for parameters in opt._lists.values():
+        parameters.steps, parameters.measured = opt._steps, opt._measured
 
 
 def _check_whole(opt: Optimizer, saved: Mapping[str, Any]) -> None:

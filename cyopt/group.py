@@ -69,6 +69,10 @@ class Group:
         self._set(own)
 
     def _set(self, values: dict[str, Any]) -> None:
+        self.version.change(self.__dict__, self.attributes_of(values))
+
+    def attributes_of(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The attributes of a group with these hyperparameters, which have been checked."""
         numbers = _numbers(values)
         schedules = {field: number for field, number in numbers.items() if callable(number[1])}
         decay = values["weight_decay_order"] if values["decoupled_weight_decay"] else "coupled"
@@ -76,13 +80,12 @@ class Group:
         fields.update({f: 0.0 if f in schedules else x for f, (_, x) in numbers.items()})
         per_array = values["clip_scope"] == "array"
         constant = Hyper(rule=self.rule, decay=decay, clip_per_array=per_array, **fields)
-        new = {
+        return {
             "_values": values,
             "schedules": schedules,
             "_constant": constant,
             "_checked": set(),
         }
-        self.version.change(self.__dict__, new)
 
     def values(self) -> Mapping[str, Any]:
         """All hyperparameters by name."""

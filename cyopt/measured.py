@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+# Norms of gradients, change, parameters, below 0 if not measured; whether the step was skipped.
+NOT_MEASURED = (-1.0, -1.0, -1.0, 0.0)
+
 
 class Measured:
     """Norms, each the root of a sum of squares over all arrays that had a gradient.
@@ -15,13 +18,7 @@ class Measured:
     __slots__ = ("_measured",)
 
     def __init__(self) -> None:
-        self._measured = np.zeros(4)
-        self.forget()
-
-    def forget(self) -> None:
-        """As before the first step."""
-        # Norms of gradients, change, parameters, below 0 if not measured; whether it was skipped.
-        self._measured[:] = -1.0, -1.0, -1.0, 0.0
+        self._measured = np.array(NOT_MEASURED)
 
     @property
     def skipped(self) -> bool:

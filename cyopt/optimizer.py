@@ -8,7 +8,6 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import numpy as np
 
 from cyopt import _cpu, checkpoint, conventions, trees
-from cyopt.arrays import as_own
 from cyopt.group import CommonAttributes, Group, format_values, hyperparameters, is_groups, layout
 from cyopt.hyper import Hyper, unknown_name
 from cyopt.measured import Measured
@@ -231,11 +230,14 @@ class Optimizer(Measured, CommonAttributes):
             parameters = self._lists[None]
             hypers, versions = self._hypers_at(before, parameters)
             tree = self._tree() if self._bound else params
-            return parameters.step(tree, grads, self._structure, hypers, versions, norms)
+            waiting = checkpoint.beside(parameters, self._waiting) if new else self._waiting
+            done = parameters.step(tree, grads, self._structure, hypers, versions, norms)
         except BaseException:
             if new and self.steps == before:
                 self._lists.pop(None, None)
             raise
+        self._waiting = waiting
+        return done
 
     def _begin(self, params: Any) -> None:
         """Take up the parameters that the first step is given."""
@@ -280,23 +282,20 @@ class Optimizer(Measured, CommonAttributes):
         try:
             self._lists[key] = parameters
             hypers, versions = self._hypers_at(before, parameters)
+            waiting = checkpoint.beside(parameters, self._waiting) if new else self._waiting
             parameters.step(param, grad, None, hypers, versions, False)
         except BaseException:
             if new and parameters.counts[0] == before:
                 self._lists.pop(key, None)
             raise
+        self._waiting = waiting
 
     def __getstate__(self) -> dict[str, Any]:
-        own = getattr(self, "__dict__", {})  # of a subclass
-        return {**own, **{name: getattr(self, name) for name in self._SAVED}}
+        return self._gate.run(checkpoint.attributes, self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
         self._gate = _cpu.Gate()
-        self._steps, self._measured = as_own(self._steps), as_own(self._measured)
-        for parameters in self._lists.values():
-            parameters.steps, parameters.measured = self._steps, self._measured
+        checkpoint.set_attributes(self, state)
 
     def __copy__(self) -> NoReturn:
         raise TypeError("a shallow copy would share the state of this one; use copy.deepcopy")

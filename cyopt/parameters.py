@@ -137,10 +137,9 @@ class ParameterList:
         self.steps, self.measured, self.keyed = steps, measured, keyed
         self.plan_type = plan_type
         self.plan: Any = None
-        self._written: Written | None = None  # of the plan
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "plan": None, "_written": None}
+        return {**self.__dict__, "plan": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -159,7 +158,7 @@ class ParameterList:
 
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend."""
-        self.plan_type, self.plan, self._written = plan_type, None, None
+        self.plan_type, self.plan = plan_type, None
 
     def take_state(self, other: ParameterList) -> None:
         """Go on with the state and counts of `other`, whose parameters are this list's first."""
@@ -194,10 +193,9 @@ class ParameterList:
         if plan is None or not plan.same_params(values):
             plan = self.plan = self._make_plan(values)
             plan.set_hypers(hypers, versions)
-        assert self._written
-        checked = as_grads(given, self.names, self.specs, self.layout_of, self._written)
+        checked = as_grads(given, self.names, self.specs, self.layout_of, plan.written)
         if not all(isinstance(value, np.ndarray) for value in values):
-            self.plan = self._written = None  # DLPack's addresses are good for one step
+            self.plan = None  # DLPack's addresses are good for one step
         done = plan.run(checked, norms)  # after it nothing may fail
         return done
 
@@ -217,7 +215,7 @@ class ParameterList:
     def _make_plan(self, values: Sequence[Any]) -> Any:
         """Check where parameters and state lie in full, and make a plan for there."""
         params = self.params(values)
-        self._written = check_places(self.names, params, self.state)
+        written = check_places(self.names, params, self.state)
         states = [
             [state[s] if s else None for s in layout.slots]
             for state, layout in zip(self.state, self.layout_of, strict=True)
@@ -225,7 +223,7 @@ class ParameterList:
         averages = [state.get(AVERAGE) for state in self.state]
         arrays = (params, states, averages, self.layouts, self.group_of)
         counters = (self.counts, self.steps, self.measured)
-        return self.plan_type(*arrays, *counters, self._written, self.keyed)
+        return self.plan_type(*arrays, *counters, written, self.keyed)
 
 
 def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ def attach(optimizer: Opt) -> Opt:
 def round_scalars(scalars: dict[str, Any], dtype: np.dtype[Any]) -> SimpleNamespace:
     """The scalars as a kernel of `dtype` sees them, each rounded once."""
     real = dtype.type
-    with np.errstate(over="ignore"):  # a limit beyond the dtype is none
+    with np.errstate(all="ignore"):  # a limit beyond the dtype is none
         numbers = {name: real(x) for name, x in scalars.items() if isinstance(x, float)}
     return SimpleNamespace(**numbers, zero=real(0))
 
@@ -97,6 +97,7 @@ class Plan:
         self._params, self._states, self._averages = params, states, averages
         self._layouts, self._group_of = layouts, group_of
         self._counts, self._steps, self._measured, self._keyed = counts, steps, measured, keyed
+        self.written = written
         self._hypers: Sequence[Hyper] = ()
 
     def set_hypers(self, hypers: Sequence[Hyper], versions: object = None) -> None:
@@ -113,7 +114,7 @@ class Plan:
     def run(self, grads: Sequence[Array | None], norms: bool) -> bool:
         """One step; None skips a parameter. Then the counters. False if the step was skipped."""
         now = int(self._counts[0] if self._keyed else self._steps[0]) + 1
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             loaded = {
                 i: grad.astype(self._params[i].dtype)
                 for i, grad in enumerate(grads)

@@ -1,5 +1,6 @@
 """Where memory ends, a step is made and counted, or not at all; and nothing is leaked."""
 
+import functools
 import importlib.util
 import sys
 
@@ -96,6 +97,16 @@ def strided(opt, params):
     opt.step({"w": np.asfortranarray(grads["w"]), "b": grads["b"][::-1]})
 
 
+@functools.cache
+def other_state():
+    """Of another run over such parameters, five steps on."""
+    params = arrays(0)
+    opt = cyopt.Adam(params, lr=0.5)
+    for _ in range(5):
+        opt.step(grads_at(opt.steps, params))
+    return opt.state_dict()
+
+
 ACTIONS = {
     kind: LOOPS[kind][:2] for kind in ("plain", "schedule", "groups", "unbound", "clip_norm")
 }
@@ -105,6 +116,7 @@ ACTIONS |= {
     "strided": (strided, lambda params: cyopt.Adam(params, ema=0.9)),
     "make": (lambda opt, params: cyopt.Adam(params, ema=0.9), cyopt.Adam),
     "state_dict": (lambda opt, params: opt.state_dict(), cyopt.Adam),
+    "load_state_dict": (lambda opt, params: opt.load_state_dict(other_state()), cyopt.Adam),
 }
 # NumPy has other answers as well where it makes an array of a buffer.
 MAKES_STATE = ("make", "keyed", "unbound")

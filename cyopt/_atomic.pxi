@@ -1,0 +1,29 @@
+# Included by _cpu.pyx: what happens whole. No signal handler runs inside, and nothing is allocated.
+
+@cython.final
+cdef class Version:
+    """Counts the changes of a group of hyperparameters, for the plans made of them."""
+    cdef readonly int64_t value
+
+    def __init__(self, int64_t value=0):
+        self.value = value
+
+    cpdef change(self, dict attributes, dict new):
+        """Update attributes that the group has already, and count it."""
+        attributes.update(new)
+        self.value += 1
+
+    def __reduce__(self):
+        return Version, (self.value,)
+
+
+def take_up(list pairs, list changes, owner, dict waiting):
+    """Bytes into the first array of each pair, from the second one, which is alike in all; then the
+    changes (`Version`, attributes, new ones), and what waits at the owner."""
+    cdef cnp.ndarray to, source
+    cdef Version version
+    for to, source in pairs:
+        memcpy(cnp.PyArray_DATA(to), cnp.PyArray_DATA(source), cnp.PyArray_NBYTES(to))
+    for version, attributes, new in changes:
+        version.change(attributes, new)
+    owner._waiting = waiting
