@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -169,36 +169,49 @@ def check_zeroed(grad: Array, what: str) -> None:
             f"{what} is read-only, but with zero_grads a step sets it to zero; pass one that it may"
             " write"
         )
+    if not elements_apart(grad):
+        raise ValueError(
+            f"{what} has strides {grad.strides} for its shape {grad.shape}: elements share memory,"
+            " and with zero_grads a step sets each to zero; pass a copy of it"
+        )
+
+
+def elements_apart(array: Array) -> bool:
+    """Whether no two elements share memory, as far as strides that contain each other tell."""
     reach = 0  # bytes behind the first of the elements along the strides looked at so far
-    sides = zip(grad.shape, map(abs, grad.strides), strict=True)
+    sides = zip(array.shape, map(abs, array.strides), strict=True)
     for count, stride in sorted((side for side in sides if side[0] > 1), key=lambda side: side[1]):
-        if grad.size and stride < reach + grad.itemsize:
-            raise ValueError(
-                f"{what} has strides {grad.strides} for its shape {grad.shape}: elements share"
-                " memory, and with zero_grads a step sets each to zero; pass a copy of it"
-            )
+        if array.size and stride < reach + array.itemsize:
+            return False
         reach += (count - 1) * stride
+    return True
 
 
 def check_apart(
     grads: Sequence[Array | None], names: Sequence[str], zeroed: Sequence[bool]
 ) -> None:
     """No gradient that the step sets to zero shares memory with another one."""
-    rows = [
-        (*_cpu.extent(grad), name, zero, grad)
-        for grad, name, zero in zip(grads, names, zeroed, strict=True)
-        if grad is not None and grad.size
-    ]
+    pair = sharing(grads, lambda i, j: zeroed[i] or zeroed[j])
+    if pair:
+        raise ValueError(
+            f"{names[pair[1]]} shares memory with {names[pair[0]]}, and with zero_grads a step sets"
+            " them to zero while it reads them; give each parameter a gradient of its own"
+        )
+
+
+def sharing(
+    arrays: Sequence[Array | None], matters: Callable[[int, int], bool]
+) -> tuple[int, int] | None:
+    """The places of two arrays that share memory, if there are such and the pair matters."""
+    rows = [(*_cpu.extent(a), i, a) for i, a in enumerate(arrays) if a is not None and a.size]
     rows.sort(key=lambda row: row[0])
-    for i, (_, end, name, zero, grad) in enumerate(rows):
-        for begin, _, other_name, other_zero, other in rows[i + 1 :]:
+    for place, (_, end, i, array) in enumerate(rows):
+        for begin, _, j, other in rows[place + 1 :]:
             if begin >= end:
                 break
-            if (zero or other_zero) and _share_memory(grad, other):
-                raise ValueError(
-                    f"{other_name} shares memory with {name}, and with zero_grads a step sets them"
-                    " to zero while it reads them; give each parameter a gradient of its own"
-                )
+            if matters(i, j) and _share_memory(array, other):
+                return i, j
+    return None
 
 
 def _share_memory(grad: Array, array: Array) -> bool:

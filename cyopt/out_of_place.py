@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cyopt.arrays import Array
+from cyopt.arrays import Array, as_array, elements_apart, sharing
 from cyopt.functional import adagrad_, adam_, rmsprop_, sgd_
 
 
@@ -91,10 +91,19 @@ def _returned(
     others: dict[str, Any],
 ) -> Any:
     """Update copies. `out` is written last: when nothing can be refused any more."""
-    copies = [_copied(array) for array in _each(param)]
+    params = [_checked(array) for array in _each(param)]
+    kept = _arrays("a state or the average", (*states, others.get("average")))
+    grads = _arrays("grad", (grad,))
+    written = [*kept, *grads] if others.get("zero_grads") else kept
+    n = len(params)
+    if sharing([*params, *written], lambda i, j: (i < n) != (j < n)):
+        raise ValueError(
+            "param shares memory with a state, an average or a gradient that is set to zero, and"
+            " would change with it; pass a copy of it"
+        )
+    copies = [np.array(array, order="K", subok=False) for array in params]
     if out is not None:
-        used = (grad, *states, others.get("average"))
-        _check_out(_each(out), copies, [array for each in used for array in _each(each)])
+        _check_out(_each(out), copies, [*kept, *grads])
     several = isinstance(param, list | tuple)
     update(copies if several else copies[0], grad, *states, **others)
     if out is None:
@@ -108,17 +117,28 @@ def _each(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _copied(param: Any) -> Array:
+def _checked(param: Any) -> Array:
     if not isinstance(param, np.ndarray) or isinstance(param, np.ma.MaskedArray):
         raise TypeError(f"param is a {type(param).__name__}; expected a numpy.ndarray")
-    return np.array(param, order="K", subok=False)
+    return param
 
 
-def _check_out(out: Sequence[Any], copies: Sequence[Array], others: Sequence[Any]) -> None:
+def _arrays(what: str, values: Sequence[Any]) -> list[Array]:
+    """All arrays in these and in lists of them; what is none is refused by the update."""
+    each = [value for several in values for value in _each(several)]
+    return [as_array(value, what) for value in each if _is_array(value)]
+
+
+def _is_array(value: object) -> bool:
+    foreign = hasattr(value, "__dlpack__") and not isinstance(value, np.generic)
+    return type(value) in (np.ndarray, np.memmap) or foreign
+
+
+def _check_out(out: Sequence[Any], copies: Sequence[Array], others: Sequence[Array]) -> None:
     """Writable arrays like the copies, apart from each other and from all that is used."""
     if len(out) != len(copies):
         raise ValueError(f"out has {len(out)} arrays; expected {len(copies)}, one for each param")
-    for i, (array, copy) in enumerate(zip(out, copies, strict=True)):
+    for array, copy in zip(out, copies, strict=True):
         if type(array) not in (np.ndarray, np.memmap):
             raise TypeError(f"out is a {type(array).__name__}; expected a numpy.ndarray, or None")
         if array.shape != copy.shape or array.dtype != copy.dtype:
@@ -128,9 +148,14 @@ def _check_out(out: Sequence[Any], copies: Sequence[Array], others: Sequence[Any
             )
         if not array.flags.writeable:
             raise ValueError("out is read-only; pass a writable array")
-        for other in (*others, *out[:i]):
-            if isinstance(other, np.ndarray) and np.may_share_memory(array, other):
-                raise ValueError(
-                    "out shares memory with a gradient, a state, an average or another out; pass"
-                    " an array of its own"
-                )
+        if not elements_apart(array):
+            raise ValueError(
+                f"out has strides {array.strides} for its shape {array.shape}: elements share"
+                " memory; pass an array of its own"
+            )
+    n = len(out)
+    if sharing([*out, *others], lambda i, j: i < n or j < n):
+        raise ValueError(
+            "out shares memory with a gradient, a state, an average or another out; pass an array"
+            " of its own"
+        )

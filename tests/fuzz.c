@@ -286,11 +286,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifndef CYOPT_LIBFUZZER
+static long count_of(const char *text)
+{
+    char *end;
+    const long value = strtol(text, &end, 10);
+    if (end == text || *end != '\0' || value < 0) {
+        fprintf(stderr, "'%s': expected the number of inputs, then a seed\n", text);
+        exit(2);
+    }
+    return value;
+}
+
 int main(int argc, char **argv)
 {
     uint8_t data[256];
-    const long inputs = argc > 1 ? atol(argv[1]) : 1000;
-    srand(argc > 2 ? (unsigned)atol(argv[2]) : 0);
+    const long inputs = argc > 1 ? count_of(argv[1]) : 1000;
+    srand(argc > 2 ? (unsigned)count_of(argv[2]) : 0);
     for (long i = 0; i < inputs; i++) {
         for (size_t j = 0; j < sizeof data; j++)
             data[j] = (uint8_t)(rand() >> 8);

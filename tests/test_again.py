@@ -340,3 +340,20 @@ def test_kept_numbers_of_the_functions():
     for betas in ((lambda t: 0.9, 0.999), [lambda t: 0.9, 0.999]):
         with pytest.raises(TypeError, match="schedule"):
             cyopt.adam_(w, w.copy(), m, v, step=1, betas=betas)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_a_wider_gradient_where_the_last_one_lay(cast):
+    memory = np.linspace(-1.0, 1.0, 8)
+    narrow = memory.view(np.float32)[:8]
+    param = np.ones(8, np.float32)
+    opt = cyopt.SGD([param], lr=0.5, cast_grads=cast)
+    opt.step([narrow])
+    before = param.copy()
+    if not cast:
+        with pytest.raises(TypeError, match="float64"):
+            opt.step([memory])
+        assert np.array_equal(param, before)
+    else:
+        opt.step([memory])
+        assert np.array_equal(param, before - np.float32(0.5) * memory.astype(np.float32))

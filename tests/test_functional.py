@@ -248,3 +248,18 @@ def test_state_too_little_or_too_much(function, count, hypers, message):
     with pytest.raises(TypeError, match=message):
         function(*given, **hypers)
     assert all(same_bits(a, W) for a in given)
+
+
+def test_options_act_in_lists_too():
+    """Mutants that ignored them over lists were not seen."""
+    rng = np.random.default_rng(7)
+    params = [rng.normal(size=n).astype(np.float32) for n in (3, 50)]
+    grads = [rng.normal(size=n) for n in (3, 50)]  # float64
+    copies = [param.copy() for param in params]
+    opt = cyopt.SGD(copies, lr=0.5, clip_norm=0.25, cast_grads=True)
+    opt.step(grads)
+    cyopt.sgd_(params, grads, lr=0.5, clip_norm=0.25, cast_grads=True)
+    for param, copy in zip(params, copies, strict=True):
+        assert same_bits(param, copy)
+    change = np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in grads))
+    assert change > 0.25  # so that clipping acted

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from models import Foreign
 from same_bits import same_bits
 
 import cyopt
@@ -129,3 +130,56 @@ def test_an_average_is_updated_and_apart_from_out():
     assert same_bits(average, arrays(4)[2])
     result = cyopt.sgd(param, grad, average=average, out=out, **hyper)
     assert same_bits(average, 0.5 * arrays(4)[2] + 0.5 * result)
+
+
+@pytest.mark.parametrize("written", ["exp_avg", "exp_avg_sq", "average", "grad"])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_param_is_apart_from_what_is_written(written, foreign):
+    """It was overwritten by way of a state, an average or a gradient that is set to zero."""
+    param, grad, exp_avg, exp_avg_sq, average = arrays(5)
+    given = {"grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "average": average}
+    given[written] = Foreign(param) if foreign else param
+    with pytest.raises(ValueError, match="param shares memory"):
+        cyopt.adam(param, **given, step=2, ema=0.5, zero_grads=True)
+    assert all(map(same_bits, (param, grad, exp_avg, exp_avg_sq, average), arrays(5)))
+
+
+def test_param_may_be_the_gradient_that_is_only_read():
+    (param,) = arrays(1)
+    assert same_bits(cyopt.sgd(param, param, lr=0.5), param - 0.5 * param)
+    twice = cyopt.sgd([param, param], [param, param], lr=0.5)
+    assert all(same_bits(result, param - 0.5 * param) for result in twice)
+
+
+@pytest.mark.parametrize("strides", [(0, 8), (8, 8), (16, 8)])
+def test_elements_of_out_are_apart(strides):
+    param, grad = arrays(2)
+    out = np.lib.stride_tricks.as_strided(np.zeros(64), (4, 3), strides)
+    with pytest.raises(ValueError, match="out has strides"):
+        cyopt.sgd(param, grad, lr=0.1, out=out)
+    assert not out.any()
+
+
+def test_out_may_lie_between_the_elements_of_another():
+    param, grad = (np.arange(4.0), np.ones(4))
+    memory = np.zeros((4, 2))
+    memory[:, 1] = grad
+    cyopt.sgd(param, memory[:, 1], lr=0.5, out=memory[:, 0])
+    assert np.array_equal(memory[:, 0], param - 0.5)
+
+
+def test_out_is_apart_from_arrays_of_other_libraries():
+    param, grad = arrays(2)
+    with pytest.raises(ValueError, match="out shares memory"):
+        cyopt.sgd(param, Foreign(grad), lr=0.1, out=grad)
+    with pytest.raises(TypeError, match="out is a Foreign"):
+        cyopt.sgd(param, grad, lr=0.1, out=Foreign(np.zeros((4, 3))))
+    assert all(map(same_bits, (param, grad), arrays(2)))
+
+
+def test_many_arrays_take_no_time_for_each_pair():
+    params = [np.ones(2) for _ in range(3_000)]
+    grads = [np.ones(2) for _ in params]
+    out = [np.zeros(2) for _ in params]
+    assert cyopt.sgd(params, grads, lr=0.5, out=out) is out
+    assert all((array == 0.5).all() for array in out)
