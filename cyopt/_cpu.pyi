@@ -41,6 +41,29 @@ def take_up(
     owner: object,
     waiting: dict[Any, Any],
 ) -> None: ...
+def call_key(
+    function: object,
+    like: object,
+    given: dict[str, Any],
+    replaces: bool,
+    scales: bool,
+    param: object,
+) -> bytes | None: ...
+
+class Call:
+    def __init__(self, plan: Plan) -> None: ...
+    def run(self, grads: Sequence[Array | None]) -> bool: ...
+    def again(
+        self,
+        param: object,
+        grad: object,
+        states: tuple[Any, ...],
+        average: object,
+        step: object,
+        lr: object,
+        step_size: object,
+        denom_scale: object,
+    ) -> bool | None: ...
 
 class Plan:
     team: int

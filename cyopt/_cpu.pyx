@@ -4,8 +4,11 @@ whether everything is as it was when `cyopt.parameters` checked it in full."""
 
 cimport cython
 cimport numpy as cnp
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.pycapsule cimport PyCapsule_New
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_KIND
 from libc.stdint cimport PTRDIFF_MAX, int64_t, uintptr_t
 from libc.string cimport memcpy
 
@@ -100,4 +103,5 @@ def prepare(hyper, int64_t t):
 include "_atomic.pxi"
 include "_look.pxi"
 include "_plan.pxi"
+include "_call.pxi"
 include "_api.pxi"

@@ -45,6 +45,18 @@ cdef bint _same_shape(cnp.ndarray a, cnp.ndarray known):
     return True
 
 
+cdef bint _is_like(object value, cnp.ndarray known, void *address):
+    """Whether an array that a step writes lies there, with the type, shape and order of another."""
+    if type(value) is not cnp.ndarray:
+        return False
+    cdef cnp.ndarray array = value
+    return (cnp.PyArray_DATA(array) == address
+            and cnp.PyArray_ISWRITEABLE(array)
+            and (cnp.PyArray_FLAGS(array) & cnp.PyArray_FLAGS(known) & ORDER)
+            and cnp.PyArray_TYPE(array) == cnp.PyArray_TYPE(known)
+            and _same_shape(array, known))
+
+
 cdef bint _has_form(object tree, object node):
     """Whether a tree is a dict, list or tuple of as many children as the structure `node` has."""
     cdef ptrdiff_t n = len(<tuple>(<tuple>node)[0])

@@ -201,14 +201,7 @@ cdef class Plan:
         return True
 
     cdef bint _same_param(self, object value, ptrdiff_t i):
-        if type(value) is not cnp.ndarray:
-            return False
-        cdef cnp.ndarray param = value, known = self._params[i]
-        return (cnp.PyArray_DATA(param) == self._arrays[i].param
-                and cnp.PyArray_ISWRITEABLE(param)
-                and (cnp.PyArray_FLAGS(param) & cnp.PyArray_FLAGS(known) & ORDER)
-                and cnp.PyArray_TYPE(param) == cnp.PyArray_TYPE(known)
-                and _same_shape(param, known))
+        return _is_like(value, self._params[i], self._arrays[i].param)
 
     cdef bint _match_grad(self, object value, ptrdiff_t i, list kept) except -1:
         """Take a gradient that needs no look by `cyopt.parameters`: None, or of its parameter's

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cyopt import _cpu, optimizers
+from cyopt import _cpu, calls, optimizers
 from cyopt.arrays import as_array, check_like, check_param, same_order
 from cyopt.group import Group, layout
 from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number, is_scheduled
@@ -79,9 +79,16 @@ def adagrad_(
     """
     if step_size is not None:
         step = _replaced(step, hyperparameters, ("lr_decay",), average)
-    own = {"step_size": step_size}
     return _step(
-        optimizers.AdaGrad, param, grad, {"sum": sum}, step, like, hyperparameters, average, own
+        optimizers.AdaGrad,
+        param,
+        grad,
+        {"sum": sum},
+        step,
+        like,
+        hyperparameters,
+        average,
+        step_size,
     )
 
 
@@ -149,8 +156,8 @@ def adam_(
         raise TypeError("denom_scale is given without step_size; they replace step together")
     states = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq}
     _decide(hyperparameters, "amsgrad", "max_exp_avg_sq", max_exp_avg_sq)
-    own = {"step_size": step_size, "denom_scale": denom_scale}
-    return _step(optimizers.Adam, param, grad, states, step, like, hyperparameters, average, own)
+    own = (step_size, denom_scale)
+    return _step(optimizers.Adam, param, grad, states, step, like, hyperparameters, average, *own)
 
 
 def _decide(hyperparameters: dict[str, Any], flag: str, name: str, state: Any) -> None:
@@ -174,7 +181,7 @@ def _replaced(
 
 
 def _hyper(
-    cls: type[Optimizer], like: str, given: dict[str, Any], own: dict[str, float | None], step: int
+    cls: type[Optimizer], like: str, given: dict[str, Any], own: calls.Numbers, step: int
 ) -> tuple[Group, Hyper]:
     """The numbers of a step, by way of the class: the same defaults and the same checks."""
     for name, value in given.items():
@@ -185,7 +192,9 @@ def _hyper(
         if name == "params":
             raise TypeError("params is given; a function takes the arrays themselves")
     scalars: dict[str, Any] = {
-        name: checked_number(name, value) for name, value in own.items() if value is not None
+        name: checked_number(name, getattr(own, name))
+        for name in ("step_size", "denom_scale")
+        if getattr(own, name) is not None
     }
     placeholder = {"lr": 0.0} if "step_size" in scalars else {}
     group = _group_of(cls, like, {**placeholder, **given})
@@ -234,14 +243,21 @@ def _step(
     like: str,
     given: dict[str, Any],
     average: Any,
-    own: dict[str, float | None] | None = None,
+    step_size: float | None = None,
+    denom_scale: float | None = None,
 ) -> bool:
+    numbers = calls.Numbers(step, step_size, denom_scale)
+    key = calls.key_of(cls, like, given, numbers, param)
+    arrays = tuple(states.values())
+    done = calls.again(key, given, numbers, param, grad, arrays, average)
+    if done is not None:
+        return done
     whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
     if not whole or not 1 <= step < 2**62:
         raise TypeError(f"step is {step!r}; expected an integer from 1: 1 in the first step")
     if average is None and given.get("ema") is not None:
         raise TypeError("ema is given without average, the array that holds the average")
-    group, hyper = _hyper(cls, like, given, own or {}, int(step))
+    group, hyper = _hyper(cls, like, given, numbers, int(step))
     if average is not None and group.ema is None:
         raise TypeError("average is given without ema, its decay, such as 0.999")
     own_layout = layout(group, {})
@@ -249,9 +265,9 @@ def _step(
         if (value is None) != (name not in own_layout.slots):
             need = "is needed" if value is None else "is given but not used"
             raise TypeError(f"{name} {need} by {hyper.rule} with these hyperparameters")
-    arrays = {name: states[name] for name in own_layout.slots if name}
-    arrays = arrays if average is None else {**arrays, AVERAGE: average}
-    values, grads, columns = _as_lists(param, grad, arrays)
+    used = {name: states[name] for name in own_layout.slots if name}
+    used = used if average is None else {**used, AVERAGE: average}
+    values, grads, columns = _as_lists(param, grad, used)
     names = [str(i) for i in range(len(values))]
     params = as_params(values, names)
     for array in params:
@@ -274,7 +290,10 @@ def _step(
         written,
     )
     plan.set_hypers([hyper])
-    return plan.run(checked, False)
+    call = _cpu.Call(plan)
+    if not group.schedules:  # of a framework's default: another number at each step
+        calls.keep(key, call)
+    return call.run(checked)
 
 
 def _as_lists(

@@ -1,0 +1,209 @@
+# Included by _cpu.pyx: calls of the functional form that are like an earlier one.
+
+cdef enum:
+    KEY_BYTES = 512
+
+# The numbers of a call that may differ from the earlier one's: up to here no product of them is
+# beyond the range of float32, so that nothing need be looked at (see `check_rounded` in hyper.py).
+cdef double ORDINARY = 1e15
+
+
+cdef struct Key:
+    char text[KEY_BYTES]
+    Py_ssize_t size
+
+
+cdef bint _put(Key *key, const void *source, Py_ssize_t n) noexcept:
+    if key.size + n > KEY_BYTES:
+        return False
+    memcpy(key.text + key.size, source, n)
+    key.size += n
+    return True
+
+
+cdef bint _put_value(Key *key, char kind, const void *source, Py_ssize_t n) noexcept:
+    return _put(key, &kind, 1) and _put(key, &n, sizeof(n)) and _put(key, source, n)
+
+
+cdef bint _put_object(Key *key, object value) except -1:
+    """A number or name of Python's own, exactly: 1, 1.0 and True are three, as are 0.0 and -0.0."""
+    cdef double number
+    cdef long long integer
+    cdef Py_ssize_t n
+    cdef int overflow = 0
+    if type(value) is float:
+        number = value
+        return _put_value(key, c'f', &number, sizeof(number))
+    if value is None:
+        return _put_value(key, c'n', NULL, 0)
+    if type(value) is bool:
+        return _put_value(key, c't' if value else c'u', NULL, 0)
+    if type(value) is int:
+        integer = PyLong_AsLongLongAndOverflow(value, &overflow)
+        return not overflow and _put_value(key, c'i', &integer, sizeof(integer))
+    if type(value) is str:
+        n = len(<str>value) * <int>PyUnicode_KIND(value)
+        return _put_value(key, 0x30 + PyUnicode_KIND(value), PyUnicode_DATA(value), n)
+    if type(value) is tuple:
+        n = len(<tuple>value)
+        if not _put_value(key, c'(', NULL, 0):
+            return False
+        for item in <tuple>value:
+            if not _put_object(key, item):
+                return False
+        return _put_value(key, c')', NULL, 0)
+    return False
+
+
+def call_key(function, like, dict given, bint replaces, bint scales, param):
+    """What two calls have in common that may use one plan: the function, its hyperparameters but
+    for the size of lr, and where the first array lies. None: not to be kept.
+
+    `replaces` and `scales` say whether there is a step_size, and a denom_scale.
+    """
+    cdef Key key
+    cdef char flags = replaces + 2 * scales
+    cdef void *place = <void *>function
+    if type(param) is list or type(param) is tuple:
+        if not param:
+            return None
+        param = param[0]
+    if type(param) is not cnp.ndarray:
+        return None
+    key.size = 0
+    if not (_put(&key, &flags, 1) and _put(&key, &place, sizeof(place))):
+        return None
+    place = cnp.PyArray_DATA(<cnp.ndarray>param)
+    if not (_put(&key, &place, sizeof(place)) and _put_object(&key, like)):
+        return None
+    for name, value in given.items():
+        if not _put_object(&key, name):
+            return None
+        if name == "lr" and type(value) is float:
+            value = ()
+        if not _put_object(&key, value):
+            return None
+    return PyBytes_FromStringAndSize(key.text, key.size)
+
+
+cdef double _nowhere
+
+
+cdef cnp.ndarray _ghost(cnp.ndarray array):
+    """An array that is like another one in all but its memory: to compare with, never to read."""
+    return cnp.PyArray_New(cnp.ndarray, cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array),
+                           cnp.PyArray_TYPE(array), cnp.PyArray_STRIDES(array), &_nowhere, 0,
+                           cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_WRITEABLE, None)
+
+
+@cython.final
+cdef class Call:
+    """The plan of a call that was checked in full, for calls whose arrays lie in the same places.
+
+    It keeps no array alive: what it knows of them are addresses, shapes and types.
+    """
+    cdef Plan _plan
+    cdef bint _running
+
+    def __cinit__(self, Plan plan not None):
+        cdef list ghosts = []
+        for param in plan._params:
+            ghosts.append(_ghost(param))
+        plan._params = ghosts
+        plan._states = plan._averages = plan.written = None
+        self._plan, self._running = plan, True  # until `run` has ended
+
+    def run(self, grads):
+        """The call itself, once, with gradients that have been checked as for `Plan.run`."""
+        try:
+            return self._plan.run(grads, False)
+        finally:
+            self._running = False
+
+    def again(self, param, grad, tuple states, average, step, lr, step_size, denom_scale):
+        """One step, if these arrays are those of the former call but for the gradients: True, or
+        False if it was skipped. Else None, and nothing is done.
+
+        A number that is None was not given in the former call either.
+        """
+        if self._running:  # in another thread, which has released the GIL
+            return None
+        self._running = True
+        try:
+            if self._take_numbers(step, lr, step_size, denom_scale):
+                return self._run(param, grad, states, average)
+        finally:
+            self._running = False
+
+    cdef bint _take_numbers(self, step, lr, step_size, denom_scale) except -1:
+        """Put numbers of Python's own types and of ordinary size into the plan."""
+        cdef ptrdiff_t i
+        cdef int overflow = 0
+        cdef int64_t t
+        cdef cyopt_hyper *hyper = &self._plan._hypers[0]
+        if type(step) is not int:
+            return False
+        t = PyLong_AsLongLongAndOverflow(step, &overflow)
+        if overflow or t < 1 or t >= <int64_t>1 << 62:
+            return False
+        if not (_take(lr, 0.0, &hyper.lr) and _take(step_size, -ORDINARY, &hyper.step_size)
+                and _take(denom_scale, 0.0, &hyper.denom_scale)):
+            return False
+        if not hyper.lr * hyper.weight_decay <= ORDINARY:
+            return False
+        for i in range(self._plan._n):
+            self._plan._counts[i] = t - 1
+        return True
+
+    cdef object _run(self, param, grad, tuple states, average):
+        cdef Plan plan = self._plan
+        cdef ptrdiff_t i
+        cdef list kept = []
+        cdef bint several = type(param) is list or type(param) is tuple
+        plan._n_sets = 0
+        for i in range(plan._n):
+            if not (_has_length(param, several, plan._n) and _has_length(grad, several, plan._n)
+                    and plan._same_param(_item(param, several, i), i)
+                    and self._same_states(states, average, several, i)
+                    and plan._match_grad(_item(grad, several, i), i, kept)):
+                return None
+        return plan._launch(False)
+
+    cdef bint _same_states(self, tuple states, object average, bint several, ptrdiff_t i):
+        """Whether the state and the average of a parameter lie where they did, and are like it."""
+        cdef Plan plan = self._plan
+        cdef Py_ssize_t j
+        for j in range(len(states)):
+            if not self._is_at(states[j], plan._arrays[i].state[j], several, i):
+                return False
+        return self._is_at(average, plan._arrays[i].average, several, i)
+
+    cdef bint _is_at(self, object value, void *address, bint several, ptrdiff_t i):
+        if value is None or address == NULL:
+            return value is None and address == NULL
+        return (_has_length(value, several, self._plan._n)
+                and _is_like(_item(value, several, i), self._plan._params[i], address))
+
+
+cdef bint _take(object value, double least, double *number):
+    if value is None:
+        return True
+    if type(value) is not float or not least <= <double>value <= ORDINARY:
+        return False
+    number[0] = value
+    return True
+
+
+cdef bint _has_length(object value, bint several, ptrdiff_t n):
+    """Whether it is what an argument is beside n parameters in a list, or beside one alone."""
+    if not several:
+        return n == 1
+    if type(value) is list:
+        return len(<list>value) == n
+    return type(value) is tuple and len(<tuple>value) == n
+
+
+cdef object _item(object value, bint several, ptrdiff_t i):
+    if not several:
+        return value
+    return (<list>value)[i] if type(value) is list else (<tuple>value)[i]

@@ -1,0 +1,58 @@
+"""Calls of the functional form that are like an earlier one: their plans, so that all is looked at once.
+
+A host calls with the same arrays again and again. A call is kept under what it has in common with
+such calls (`call_key`: the function, its hyperparameters, where the first array lies) and taken
+again if every array that a step writes lies where it did, with the same shape, type and order, and
+each gradient needs no closer look than `Plan` takes. Anything else goes the long way.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from cyopt import _cpu
+
+_MOST = 1024  # calls that are kept; each is about a kilobyte, and 200 bytes more for each array
+_kept: dict[bytes, _cpu.Call] = {}
+
+
+class Numbers(NamedTuple):
+    """What may differ from call to call; None is what was not given."""
+
+    step: Any
+    step_size: Any
+    denom_scale: Any
+
+
+def key_of(function: object, like: object, given: dict[str, Any], x: Numbers, param: Any) -> Any:
+    """What this call is kept under; None if it is not to be kept."""
+    replaces, scales = x.step_size is not None, x.denom_scale is not None
+    return _cpu.call_key(function, like, given, replaces, scales, param)
+
+
+def again(
+    key: bytes | None,
+    given: dict[str, Any],
+    x: Numbers,
+    param: Any,
+    grad: Any,
+    states: tuple[Any, ...],
+    average: Any,
+) -> bool | None:
+    """The step, if it is like an earlier call of this key: True, or False if it was skipped."""
+    call = _kept.get(key) if key is not None else None
+    if call is None:
+        return None
+    lr = given.get("lr")  # one that is no float is in the key
+    return call.again(
+        param, grad, states, average, x.step, lr if type(lr) is float else None, *x[1:]
+    )
+
+
+def keep(key: bytes | None, call: _cpu.Call) -> None:
+    """Keep a call that has been checked in full, in the place of an older one."""
+    if key is None:
+        return
+    if len(_kept) >= _MOST:
+        _kept.clear()
+    _kept[key] = call

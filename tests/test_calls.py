@@ -1,0 +1,268 @@
+"""Calls of the functional form that are like an earlier one: what the long way would have done."""
+
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from models import Foreign
+from same_bits import same_bits
+
+import cyopt
+from cyopt import calls
+
+SIZE = 4096  # bytes of the memory in which all arrays lie
+SHAPES = [(8,), (2, 4), (4, 2), (), (0,), (8, 1), (1, 8), (3, 2)]
+STATES = {"sgd_": 1, "adagrad_": 1, "rmsprop_": 3, "adam_": 3}
+
+
+class World:
+    """Memory, and calls on views of it that are mostly like the last ones."""
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+        raw = np.zeros(SIZE + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        self.memory = raw[start : start + SIZE]
+        self.fill()
+
+    def fill(self):
+        self.memory.view(np.float64)[:] = np.abs(self.rng.standard_normal(SIZE // 8))
+
+    def chance(self, percent):
+        return self.rng.integers(100) < percent
+
+    def view(self, slot, dtype=np.float32, shape=(8,), offset=0):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        start = slot * 128 + offset
+        return self.memory[start : start + size].view(dtype).reshape(shape)
+
+    def odd(self, slot):
+        """An array in that place which differs from the usual one in something, or in nothing."""
+        rng = self.rng
+        dtype = [np.float32, np.float32, np.float64, ">f4", np.int32][rng.integers(5)]
+        shape = SHAPES[rng.integers(len(SHAPES))]
+        array = self.view(slot, dtype, shape, int(rng.choice([0, 0, 0, 4, 64, 2])))
+        kind = rng.integers(12)
+        if kind == 0:
+            array.flags.writeable = False
+        elif kind == 1:
+            array = np.asfortranarray(array) if array.ndim == 2 else array.T[::-1] if array.ndim else array
+        elif kind == 2:
+            array = array[..., ::2] if array.ndim else array
+        elif kind == 3:
+            array = Foreign(array)
+        elif kind == 4:
+            array = array.view(type("Sub", (np.ndarray,), {}))
+        elif kind == 5 and array.ndim == 2:
+            array = array.T
+        elif kind == 6:
+            array = None
+        elif kind == 7:
+            array = np.broadcast_to(array[:1], array.shape) if array.ndim else array
+        return array
+
+    def call(self):
+        """A function's name, its positional arguments and its keywords."""
+        rng = self.rng
+        name = str(rng.choice(list(STATES)))
+        several = int(rng.choice([0, 0, 1, 2, 3]))
+        n_states = int(rng.integers(1, STATES[name] + 1)) if name != "adam_" else rng.integers(2, 4)
+        n_states = 1 if name == "rmsprop_" and n_states == 2 else int(n_states)
+        slots = iter(range(SIZE // 128))
+        arguments = []
+        for _ in range(2 + n_states):
+            column = []
+            for _ in range(max(several, 1)):
+                slot = next(slots)
+                column.append(self.odd(slot) if self.chance(4) else self.view(slot))
+            arguments.append(column if several else column[0])
+        if self.chance(4):
+            i, j = rng.integers(len(arguments), size=2)
+            arguments[i], arguments[j] = arguments[j], arguments[i]
+        if several and self.chance(4):
+            arguments[rng.integers(len(arguments))] = tuple(arguments[1])
+        if several and self.chance(3):
+            i = rng.integers(len(arguments))
+            arguments[i] = [*arguments[i], self.view(30)]
+        if several and self.chance(3):
+            arguments[1] = [None, *arguments[1][1:]]
+        return name, arguments, self.keywords(name, several, next(slots))
+
+    def keywords(self, name, several, slot):
+        rng = self.rng
+        odd_numbers = [1, True, -0.0, 0.0, np.float32(0.1), np.float64(0.1), np.nan, -1.0, 1e30]
+        keywords = {"step": int(rng.integers(1, 5))}
+        if self.chance(70):
+            keywords["lr"] = float(rng.choice([0.1, 0.2, 0.3]))
+        if self.chance(5):
+            keywords["lr"] = odd_numbers[rng.integers(len(odd_numbers))]
+        if self.chance(3):
+            keywords["step"] = [0, True, 2.0, None, 2**62, np.int64(2)][rng.integers(6)]
+        for option, value in [
+            ("weight_decay", 0.1),
+            ("maximize", True),
+            ("clip_norm", 0.5),
+            ("cast_grads", True),
+            ("zero_grads", True),
+            ("skip_nonfinite", True),
+            ("clip_value", 0.3),
+        ]:
+            if self.chance(5):
+                keywords[option] = value
+        if name == "adam_" and self.chance(20):
+            keywords["step_size"] = float(rng.choice([0.1, -0.2, 1e16, np.nan]))
+            keywords.pop("step")
+            keywords.pop("lr", None)
+        if self.chance(20):
+            average = [self.view(slot + i) for i in range(max(several, 1))]
+            keywords["average"] = average if several else average[0]
+            keywords["ema"] = 0.5
+        if self.chance(10):
+            keywords["like"] = ["torch", "keras", "sklearn", "thinc", "no"][rng.integers(5)]
+        if name == "sgd_" and self.chance(30):
+            keywords["momentum"] = 0.5
+        return keywords
+
+
+def outcome(memory, name, arguments, keywords):
+    try:
+        result = getattr(cyopt, name)(*arguments, **keywords)
+    except Exception as error:
+        result = f"{type(error).__name__}: {error}"
+    return result, memory.tobytes()
+
+
+def test_random_calls_do_what_they_would_in_a_new_process(monkeypatch, full):
+    hits, refused = 0, 0
+    for seed in range(40 if full else 8):
+        monkeypatch.setattr(calls, "_kept", kept := {})
+        world = World(seed)
+        for _ in range(1_000):
+            if world.chance(2):
+                world.fill()
+            call = world.call()
+            before = world.memory.copy()
+            known = set(map(id, kept.values()))
+            fast = outcome(world.memory, *call)
+            hits += fast[0] is True and set(map(id, kept.values())) == known and bool(known)
+            world.memory[:] = before
+            monkeypatch.setattr(calls, "_kept", {})
+            slow = outcome(world.memory, *call)
+            monkeypatch.setattr(calls, "_kept", kept)
+            assert fast == slow, (seed, call)
+            refused += isinstance(slow[0], str)
+    assert hits > 800 and refused > 800, (hits, refused)
+
+
+def states(n=2, size=5):
+    return [np.zeros(size) for _ in range(n)]
+
+
+def test_a_call_like_the_last_one_is_taken_again(monkeypatch):
+    param, grad, (m, v) = np.ones(5), np.ones(5), states()
+    cyopt.adam_(param, grad, m, v, step=1, lr=0.1)
+    monkeypatch.setattr(cyopt._cpu, "Plan", None)  # the long way would need it
+    cyopt.adam_(param, np.ones(5), m, v, step=2, lr=0.05)
+    cyopt.adam_([param][0], grad[::-1], m, v, step=9, lr=0.1)
+    with pytest.raises(TypeError):
+        cyopt.adam_(param, grad, m, v, step=1, lr=0.1, eps=1e-9)
+
+
+def test_no_array_is_kept_alive():
+    param, grad, (m, v) = np.ones(5), np.ones(5), states()
+    average = np.zeros(5)
+    for step in (1, 2):
+        cyopt.adam_(param, grad, m, v, step=step, average=average, ema=0.5)
+    alive = [weakref.ref(array) for array in (param, grad, m, v, average)]
+    assert calls._kept
+    del param, grad, m, v, average
+    gc.collect()
+    assert [ref() for ref in alive] == [None] * 5
+
+
+def test_what_lies_in_freed_memory_is_another_array():
+    for dtype in (np.float32, np.float64) * 20:
+        size = 64 // np.dtype(dtype).itemsize
+        param, grad = np.ones(size, dtype), np.ones(size, dtype)
+        cyopt.sgd_(param, grad, lr=0.5)
+        assert same_bits(param, np.full(size, 0.5, dtype))
+        del param, grad
+
+
+def test_as_many_calls_are_kept_as_that():
+    arrays = [np.ones(2) for _ in range(calls._MOST + 10)]
+    for array in arrays:
+        cyopt.sgd_(array, np.ones(2), lr=0.5)
+    assert len(calls._kept) <= calls._MOST
+    grad = np.ones(2)
+    for i in range(calls._MOST + 10):
+        cyopt.sgd_(arrays[0], grad, lr=0.5, weight_decay=i * 1e-6)
+    assert len(calls._kept) <= calls._MOST
+
+
+def test_settings_act_in_between():
+    param, tiny = np.full(4, 1e-40, np.float32), np.zeros(4, np.float32)
+    cyopt.sgd_(param.copy(), tiny, lr=0.5)
+    kept = param.copy()
+    cyopt.sgd_(kept, tiny, lr=0.5)
+    assert not kept.any()
+    kept[:] = param
+    cyopt.set_subnormals("keep")
+    cyopt.sgd_(kept, tiny, lr=0.5)
+    assert np.array_equal(kept, param)
+
+
+def test_a_call_inside_a_call_of_another_thread():
+    """Each thread's steps are whole: one of them goes the long way, on a plan of its own."""
+    n, rounds = 50_000, 40
+    param, grad = np.zeros(n), np.ones(n)
+    own = [np.zeros(n) for _ in range(4)]
+
+    def work(array):
+        for _ in range(rounds):
+            cyopt.sgd_(array, grad, lr=1.0)
+            cyopt.sgd_(param, grad, lr=0.0)
+
+    threads = [threading.Thread(target=work, args=(array,)) for array in own]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not param.any()
+    assert all((array == -rounds).all() for array in own)
+
+
+@pytest.mark.parametrize("change", ["shape", "flags", "dtype"])
+def test_an_array_changed_in_place(change):
+    param, grad, (m, v) = np.ones((2, 4)), np.ones((2, 4)), states(size=(2, 4))
+    cyopt.adam_(param, grad, m, v, step=1)
+    before = param.copy()
+    if change == "shape":
+        m.shape = (4, 2)
+    elif change == "flags":
+        v.flags.writeable = False
+    else:
+        m.dtype = np.int64
+    with pytest.raises((TypeError, ValueError), match="exp_avg"):
+        cyopt.adam_(param, grad, m, v, step=2)
+    assert np.array_equal(param, before)
+
+
+def test_a_gradient_that_has_come_to_lie_in_a_state():
+    param, grad, (m, v) = np.ones(5), np.ones(5), states()
+    cyopt.adam_(param, grad, m, v, step=1)
+    for taken in (m, v, param):
+        with pytest.raises(ValueError, match="shares memory"):
+            cyopt.adam_(param, taken, m, v, step=2)
+    with pytest.raises(ValueError, match="shares memory"):
+        cyopt.adam_(param, grad, v, v, step=2)
+
+
+def test_text_that_is_no_text():
+    param = np.ones(2)
+    with pytest.raises(ValueError, match="framework is"):
+        cyopt.sgd_(param, np.ones(2), like="\ud800")
+    with pytest.raises(TypeError, match="no hyperparameter"):
+        cyopt.sgd_(param, np.ones(2), **{"\ud800": 1})
