@@ -1,4 +1,4 @@
-"""Calls of the functional form that are like an earlier one: their plans, so that all is looked at once.
+"""Calls of the functional form that are like an earlier one, which was looked at in full.
 
 A host calls with the same arrays again and again. A call is kept under what it has in common with
 such calls (`call_key`: the function, its hyperparameters, where the first array lies) and taken

@@ -48,7 +48,7 @@ class World:
         if kind == 0:
             array.flags.writeable = False
         elif kind == 1:
-            array = np.asfortranarray(array) if array.ndim == 2 else array.T[::-1] if array.ndim else array
+            array = array[::-1] if array.ndim == 1 else np.asfortranarray(array)
         elif kind == 2:
             array = array[..., ::2] if array.ndim else array
         elif kind == 3:
