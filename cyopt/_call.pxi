@@ -4,8 +4,9 @@ cdef enum:
     KEY_BYTES = 512
 
 # The numbers of a call that may differ from the earlier one's: up to here no product of them is
-# beyond the range of float32, so that nothing need be looked at (see `check_rounded` in hyper.py).
-cdef double ORDINARY = 1e15
+# beyond the range of float32, and no average's decay is rounded to 1, so that nothing need be looked
+# at (see `check_rounded` in hyper.py).
+cdef double ORDINARY = 1e15, BELOW_ONE = 0.999999
 
 
 cdef struct Key:
@@ -57,7 +58,7 @@ cdef bint _put_object(Key *key, object value) except -1:
 
 def call_key(function, like, dict given, bint replaces, bint scales, param):
     """What two calls have in common that may use one plan: the function, its hyperparameters but
-    for the size of lr, and where the first array lies. None: not to be kept.
+    for the size of lr and ema, and where the first array lies. None: not to be kept.
 
     `replaces` and `scales` say whether there is a step_size, and a denom_scale.
     """
@@ -79,7 +80,7 @@ def call_key(function, like, dict given, bint replaces, bint scales, param):
     for name, value in given.items():
         if not _put_object(&key, name):
             return None
-        if name == "lr" and type(value) is float:
+        if type(value) is float and (name == "lr" or name == "ema"):
             value = ()
         if not _put_object(&key, value):
             return None
@@ -120,7 +121,8 @@ cdef class Call:
         finally:
             self._running = False
 
-    def again(self, param, grad, tuple states, average, step, lr, step_size, denom_scale):
+    def again(self, param, grad, tuple states, average, step, lr, ema, step_size,
+              denom_scale):
         """One step, if these arrays are those of the former call but for the gradients: True, or
         False if it was skipped. Else None, and nothing is done.
 
@@ -130,12 +132,12 @@ cdef class Call:
             return None
         self._running = True
         try:
-            if self._take_numbers(step, lr, step_size, denom_scale):
+            if self._take_numbers(step, lr, ema, step_size, denom_scale):
                 return self._run(param, grad, states, average)
         finally:
             self._running = False
 
-    cdef bint _take_numbers(self, step, lr, step_size, denom_scale) except -1:
+    cdef bint _take_numbers(self, step, lr, ema, step_size, denom_scale) except -1:
         """Put numbers of Python's own types and of ordinary size into the plan."""
         cdef ptrdiff_t i
         cdef int overflow = 0
@@ -146,8 +148,10 @@ cdef class Call:
         t = PyLong_AsLongLongAndOverflow(step, &overflow)
         if overflow or t < 1 or t >= <int64_t>1 << 62:
             return False
-        if not (_take(lr, 0.0, &hyper.lr) and _take(step_size, -ORDINARY, &hyper.step_size)
-                and _take(denom_scale, 0.0, &hyper.denom_scale)):
+        if not (_take(lr, 0.0, ORDINARY, &hyper.lr)
+                and _take(ema, 0.0, BELOW_ONE, &hyper.ema)
+                and _take(step_size, -ORDINARY, ORDINARY, &hyper.step_size)
+                and _take(denom_scale, 0.0, ORDINARY, &hyper.denom_scale)):
             return False
         if not hyper.lr * hyper.weight_decay <= ORDINARY:
             return False
@@ -185,10 +189,10 @@ cdef class Call:
                 and _is_like(_item(value, several, i), self._plan._params[i], address))
 
 
-cdef bint _take(object value, double least, double *number):
+cdef bint _take(object value, double least, double most, double *number):
     if value is None:
         return True
-    if type(value) is not float or not least <= <double>value <= ORDINARY:
+    if type(value) is not float or not least <= <double>value <= most:
         return False
     number[0] = value
     return True

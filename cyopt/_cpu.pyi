@@ -61,6 +61,7 @@ class Call:
         average: object,
         step: object,
         lr: object,
+        ema: object,
         step_size: object,
         denom_scale: object,
     ) -> bool | None: ...

@@ -43,10 +43,14 @@ def again(
     call = _kept.get(key) if key is not None else None
     if call is None:
         return None
-    lr = given.get("lr")  # one that is no float is in the key
-    return call.again(
-        param, grad, states, average, x.step, lr if type(lr) is float else None, *x[1:]
-    )
+    step, *replacements = x
+    numbers = (_float(given.get("lr")), _float(given.get("ema")), *replacements)
+    return call.again(param, grad, states, average, step, *numbers)
+
+
+def _float(value: object) -> float | None:
+    """A number that is not in the key."""
+    return value if type(value) is float else None
 
 
 def keep(key: bytes | None, call: _cpu.Call) -> None:

@@ -118,7 +118,7 @@ class World:
         if self.chance(20):
             average = [self.view(slot + i) for i in range(max(several, 1))]
             keywords["average"] = average if several else average[0]
-            keywords["ema"] = 0.5
+            keywords["ema"] = float(rng.choice([0.5, 0.6, 0.0, 1.0, 1 - 1e-9]))
         if self.chance(10):
             keywords["like"] = ["torch", "keras", "sklearn", "thinc", "no"][rng.integers(5)]
         if name == "sgd_" and self.chance(30):
@@ -166,6 +166,11 @@ def test_a_call_like_the_last_one_is_taken_again(monkeypatch):
     monkeypatch.setattr(cyopt._cpu, "Plan", None)  # the long way would need it
     cyopt.adam_(param, np.ones(5), m, v, step=2, lr=0.05)
     cyopt.adam_([param][0], grad[::-1], m, v, step=9, lr=0.1)
+    average = np.zeros(5)
+    monkeypatch.undo()
+    cyopt.adam_(param, grad, m, v, step=1, average=average, ema=0.5)
+    monkeypatch.setattr(cyopt._cpu, "Plan", None)
+    cyopt.adam_(param, grad, m, v, step=2, average=average, ema=0.6)
     with pytest.raises(TypeError):
         cyopt.adam_(param, grad, m, v, step=1, lr=0.1, eps=1e-9)
 
@@ -234,7 +239,7 @@ def test_a_call_inside_a_call_of_another_thread():
     assert all((array == -rounds).all() for array in own)
 
 
-@pytest.mark.parametrize("change", ["shape", "flags", "dtype"])
+@pytest.mark.parametrize("change", ["shape", "flags", "dtype", "order"])
 def test_an_array_changed_in_place(change):
     param, grad, (m, v) = np.ones((2, 4)), np.ones((2, 4)), states(size=(2, 4))
     cyopt.adam_(param, grad, m, v, step=1)
@@ -243,6 +248,8 @@ def test_an_array_changed_in_place(change):
         m.shape = (4, 2)
     elif change == "flags":
         v.flags.writeable = False
+    elif change == "order":
+        m = m.reshape(4, 2).T
     else:
         m.dtype = np.int64
     with pytest.raises((TypeError, ValueError), match="exp_avg"):

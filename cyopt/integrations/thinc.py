@@ -1,0 +1,198 @@
+"""thinc's optimizers on cyopt's step: in thinc and spaCy, in place of thinc.api.Adam and SGD.
+
+In a spaCy configuration the name is all that changes: `@optimizers = "cyopt.Adam.v1"`.
+
+An `Optimizer` is thinc's own class with another step: its schedules, counters, moments and averages
+are thinc's, in thinc's places. A step clips the gradient, updates the moments, the weights and the
+average and zeroes the gradient in one pass over memory.
+
+Not by cyopt, but by thinc's own method: arrays that are not NumPy's or not contiguous in C order,
+and `L2` that is no weight decay beside clipping, which thinc adds before it clips. No RAdam.
+The last bits differ from thinc's, which rounds 1 - beta to float32 and sums the norm with its BLAS.
+A gradient with a NaN is set to zero after the step, where thinc leaves NaN in it. A step that cyopt
+refuses (an array of another type, say) raises before anything has changed.
+"""
+
+from typing import Any
+
+import numpy as np
+
+import cyopt
+from cyopt.integrations import require
+
+require("thinc", "8.3", "thinc")
+
+from thinc import optimizers as host  # noqa: E402
+from thinc.backends import NumpyOps  # noqa: E402
+
+_warmup = cyopt.schedules.ema_warmup()
+_DEFAULTS = host.ADAM_DEFAULTS
+
+
+class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types here
+    """thinc's Optimizer, which calls cyopt for the step; see `Adam` and `SGD`."""
+
+    __slots__ = ()
+
+    def __call__(self, key: Any, weights: Any, gradient: Any, *, lr_scale: float = 1.0) -> Any:
+        """Update the weights in place; returns them and the gradient, which is zero then."""
+        if len(gradient) < 1:
+            return weights, gradient
+        at: dict[str, Any] = {"key": key, "last_score": self.last_score}
+        step = self.step
+        numbers: dict[str, Any] = {
+            "lr": float(lr_scale * self.learn_rate(step, **at)),
+            "weight_decay": float(self.L2(step, **at)),
+            "clip_norm": float(self.grad_clip(step, **at)) or None,
+        }
+        betas = float(self.b1(step, **at)), float(self.b2(step, **at))
+        added = numbers["weight_decay"] and not self.L2_is_weight_decay
+        plain = betas == (0.0, 0.0)
+        if (
+            not (_is_plain(weights) and _is_plain(gradient))
+            or (added and numbers["clip_norm"])
+            or not (plain or min(betas) > 0)
+        ):
+            return super().__call__(key, weights, gradient, lr_scale=lr_scale)
+        if added:
+            numbers["decoupled_weight_decay"] = False
+        done, average = self.nr_update.get(key, 0), None
+        if self.averages is not None:
+            average = self._state(self.averages, key, weights)
+            numbers.update(average=average.reshape(-1), ema=_warmup(done))
+        else:
+            numbers["ema"] = None
+        numbers.update(step=done + 1, zero_grads=True, like="thinc")
+        arrays = weights.reshape(-1), gradient.reshape(-1)
+        if plain:
+            cyopt.sgd_(*arrays, **numbers)
+        else:
+            moments = [self._state(mom, key, arrays[0]) for mom in (self.mom1, self.mom2)]
+            cyopt.adam_(*arrays, *moments, betas=betas, eps=float(self.eps(step, **at)), **numbers)
+            self.mom1[key], self.mom2[key] = moments
+        if average is not None:
+            self.averages[key] = average
+        self.nr_update[key] = done + 1
+        return weights, gradient
+
+    @staticmethod
+    def _state(known: dict[Any, Any], key: Any, like: Any) -> Any:
+        """The state of this key; a new one is kept only when its first step has been made."""
+        state = known.get(key)
+        return np.zeros_like(like, dtype=np.float32) if state is None else state
+
+
+def _is_plain(array: Any) -> bool:
+    return type(array) is np.ndarray and array.flags.c_contiguous
+
+
+def Adam(  # noqa: N802  # thinc's name
+    learn_rate: host.ScheduleT = _DEFAULTS["learn_rate"],
+    *,
+    L2: host.ScheduleT = _DEFAULTS["L2"],  # noqa: N803
+    beta1: host.ScheduleT = _DEFAULTS["beta1"],
+    beta2: host.ScheduleT = _DEFAULTS["beta2"],
+    eps: host.ScheduleT = _DEFAULTS["eps"],
+    grad_clip: host.ScheduleT = _DEFAULTS["grad_clip"],
+    L2_is_weight_decay: bool = True,  # noqa: N803
+    use_averages: bool = True,
+) -> Optimizer:
+    """`thinc.api.Adam` on cyopt's step, with its arguments and defaults; "cyopt.Adam.v1" in spaCy.
+
+    With n the updates of a parameter: `m = beta1*m + (1-beta1)*g`; `v = beta2*v + (1-beta2)*g*g`;
+    `w = w - learn_rate*sqrt(1-beta2^n)/(1-beta1^n) * m / (sqrt(v) + eps)`, g having been clipped to
+    the norm `grad_clip` (0: not); then `w = w - learn_rate*L2*w`, or without `L2_is_weight_decay`
+    `L2*w` is added to g before; then the average of w. Each number may be a schedule of thinc.
+
+    >>> import numpy as np
+    >>> from cyopt.integrations.thinc import Adam
+    >>> optimizer = Adam(0.1)
+    >>> w, g = np.ones(3, np.float32), np.array([0.5, -0.5, 0.0], np.float32)
+    >>> _ = optimizer((1, "W"), w, g)
+    >>> w.round(6), g
+    (array([0.9, 1.1, 1. ], dtype=float32), array([0., 0., 0.], dtype=float32))
+
+    Source: thinc, `thinc.optimizers.Optimizer`; the differences are in this module's description.
+    """
+    return Optimizer(
+        learn_rate,
+        L2=L2,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        grad_clip=grad_clip,
+        L2_is_weight_decay=L2_is_weight_decay,
+        use_averages=use_averages,
+    )
+
+
+def SGD(  # noqa: N802
+    learn_rate: host.ScheduleT,
+    *,
+    L2: host.ScheduleT = host.SGD_DEFAULTS["L2"],  # noqa: N803
+    grad_clip: host.ScheduleT = host.SGD_DEFAULTS["grad_clip"],
+    L2_is_weight_decay: bool = True,  # noqa: N803
+    use_averages: bool = True,
+) -> Optimizer:
+    """`thinc.api.SGD` on cyopt's step, with its arguments and defaults; "cyopt.SGD.v1" in spaCy.
+
+    `w = w - learn_rate*g`, g having been clipped; then decay and average as in `Adam`.
+
+    >>> import numpy as np
+    >>> from cyopt.integrations.thinc import SGD
+    >>> SGD(0.5, grad_clip=0.0)((1, "W"), np.ones(2, np.float32), np.ones(2, np.float32))[0]
+    array([0.5, 0.5], dtype=float32)
+    """
+    return Optimizer(
+        learn_rate,
+        L2=L2,
+        beta1=0.0,
+        beta2=0.0,
+        grad_clip=grad_clip,
+        L2_is_weight_decay=L2_is_weight_decay,
+        use_averages=use_averages,
+    )
+
+
+class Ops(NumpyOps):  # type: ignore[misc]
+    """thinc's NumpyOps, whose `adam` is cyopt's, for code that calls it itself.
+
+    thinc's own Optimizer asks for the operations by the array's type and never sees this one; give
+    the model an `Optimizer` of this module instead.
+
+    >>> import numpy as np
+    >>> from cyopt.integrations.thinc import Ops
+    >>> w, g, m, v = (np.full(2, x, np.float32) for x in (1.0, 2.0, 0.0, 0.0))
+    >>> Ops().adam(w, g, m, v, 0.5, 0.75, 0.0, 0.25)[0]
+    array([0.75, 0.75], dtype=float32)
+    """
+
+    def adam(
+        self,
+        weights: Any,
+        gradient: Any,
+        mom1: Any,
+        mom2: Any,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        learn_rate: float,
+        mod_rate: float = 1.0,
+    ) -> Any:
+        """`mom1 = beta1*mom1 + (1-beta1)*g`, and so on; all in place. Returns the four arrays.
+
+        `weights = weights - learn_rate * mom1 / (mod_rate*sqrt(mom2) + eps)`, where thinc's
+        NumpyOps takes `mod_rate` for 1. Raises TypeError or ValueError, before anything is written,
+        for arrays that do not fit.
+        """
+        cyopt.adam_(
+            weights,
+            gradient,
+            mom1,
+            mom2,
+            step_size=float(learn_rate),
+            denom_scale=float(mod_rate),
+            betas=(float(beta1), float(beta2)),
+            eps=float(eps),
+        )
+        return weights, gradient, mom1, mom2
