@@ -182,8 +182,8 @@ class Ops(NumpyOps):  # type: ignore[misc]
         """`mom1 = beta1*mom1 + (1-beta1)*g`, and so on; all in place. Returns the four arrays.
 
         `weights = weights - learn_rate * mom1 / (mod_rate*sqrt(mom2) + eps)`, where thinc's
-        NumpyOps takes `mod_rate` for 1. Raises TypeError or ValueError, before anything is written,
-        for arrays that do not fit.
+        NumpyOps takes `mod_rate` for 1; the gradient is zero then, as there. Raises TypeError or
+        ValueError, before anything is written, for arrays that do not fit.
         """
         cyopt.adam_(
             weights,
@@ -194,5 +194,6 @@ class Ops(NumpyOps):  # type: ignore[misc]
             denom_scale=float(mod_rate),
             betas=(float(beta1), float(beta2)),
             eps=float(eps),
+            zero_grads=True,
         )
         return weights, gradient, mom1, mom2
