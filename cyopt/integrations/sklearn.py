@@ -1,0 +1,155 @@
+"""scikit-learn's MLPClassifier and MLPRegressor on cyopt's step: `accelerate`, or `on` and `off`.
+
+What is exchanged is the method `update_params` of scikit-learn's two optimizer classes, for "adam"
+and "sgd". Its optimizers keep their state in their own attributes, so estimators, their pickles and
+what reads them stay scikit-learn's. The scalars of a step are scikit-learn's own as well.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+import cyopt
+from cyopt.integrations import require
+
+require("scikit-learn", "1.5", "sklearn")
+
+from sklearn.neural_network import _stochastic_optimizers as host  # noqa: E402
+
+_users: set[object] = set()  # the blocks that are open, and `on`
+_lock = threading.Lock()
+
+
+@contextmanager
+def accelerate() -> Iterator[None]:
+    """Within this block, scikit-learn's multi-layer perceptrons step by cyopt.
+
+    For `solver="adam"` and `"sgd"`, `fit` and `partial_fit`, in all threads of the process. Blocks
+    may be nested. float64 results are equal to scikit-learn's own to the bit. In float32,
+    scikit-learn's Adam computes the update itself in float64, as its step size is one, and cyopt in
+    float32: each step agrees to a few units in the last place, and whole fits drift apart as by any
+    rounding.
+
+    Whatever cyopt refuses goes to scikit-learn's own method: momentum 0 or 1, a parameter that is
+    read-only, state that is float64 beside float32 parameters. So do subclasses of its optimizers
+    with an update of their own, and optimizers whose methods somebody else has replaced.
+
+    State is updated in place, where scikit-learn makes new arrays at each step, and NumPy's
+    warnings of overflow do not come. In the state, numbers below 2.2e-308 (float32: 1.2e-38) become
+    zero, unless `cyopt.set_subnormals("keep")`.
+
+    Worker processes of joblib's default backend, of `n_jobs=2`, run scikit-learn's own methods,
+    with the same results in float64, unless each begins with `on`:
+    `joblib.parallel_config("loky", initializer=cyopt.integrations.sklearn.on)`. Forked processes
+    and threads are as their parent.
+
+    >>> import numpy as np
+    >>> from sklearn.neural_network import MLPRegressor
+    >>> from cyopt.integrations.sklearn import accelerate
+    >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
+    >>> model = MLPRegressor(hidden_layer_sizes=(8,), random_state=0, tol=1e-3)
+    >>> own = model.fit(X, X[:, 0] ** 2).coefs_
+    >>> with accelerate():
+    ...     ours = model.fit(X, X[:, 0] ** 2).coefs_
+    >>> all(map(np.array_equal, own, ours))
+    True
+    """
+    block = object()
+    _change(_users.add, block)
+    try:
+        yield
+    finally:
+        _change(_users.discard, block)
+
+
+def on() -> None:
+    """Accelerate until `off`; what that means is in `accelerate`. Twice is the same as once."""
+    _change(_users.add, on)
+
+
+def off() -> None:
+    """End what `on` began; a block of `accelerate` that is open stays so.
+
+    The classes have their original methods again, or what somebody else has put in their place.
+    """
+    _change(_users.discard, on)
+
+
+def _change(change: Callable[[object], None], user: object) -> None:
+    with _lock:
+        change(user)
+        for cls, method in _METHODS.items():
+            if _users and cls.update_params is host.BaseOptimizer.update_params:
+                cls.update_params = method
+            elif not _users and vars(cls).get("update_params") is method:
+                del cls.update_params
+
+
+def _adam_step(optimizer: Any, params: Any, grads: Any) -> None:
+    # The count and the step size: scikit-learn's own method, on no arrays.
+    scalars = SimpleNamespace(**vars(optimizer))
+    scalars.ms = scalars.vs = []
+    with np.errstate(all="ignore"):  # a step size that is not finite is refused, and made again
+        host.AdamOptimizer._get_updates(scalars, [])
+    cyopt.adam_(
+        params,
+        grads,
+        optimizer.ms,
+        optimizer.vs,
+        step_size=float(scalars.learning_rate),
+        betas=(_double(optimizer.beta_1), _double(optimizer.beta_2)),
+        eps=float(optimizer.epsilon),
+        like="sklearn",
+        cast_grads=True,
+    )
+    optimizer.t, optimizer.learning_rate = scalars.t, scalars.learning_rate
+
+
+def _sgd_step(optimizer: Any, params: Any, grads: Any) -> None:
+    if optimizer.momentum == 0:  # scikit-learn keeps velocities all the same
+        raise TypeError("momentum is 0; cyopt's rule has no velocity then")
+    cyopt.sgd_(
+        params,
+        grads,
+        optimizer.velocities,
+        lr=float(optimizer.learning_rate),
+        momentum=float(optimizer.momentum),
+        nesterov=bool(optimizer.nesterov),
+        like="sklearn",
+        cast_grads=True,
+    )
+
+
+def _double(beta: Any) -> float:
+    """A decay rate whose 1 - beta scikit-learn computes in double, as cyopt does."""
+    if not isinstance(beta, float | int):
+        raise TypeError(f"beta is a {type(beta).__name__}; expected a float")
+    return float(beta)
+
+
+def _with(step: Callable[[Any, Any, Any], None]) -> Callable[[Any, Any, Any], None]:
+    """The method that updates the parameters by `step`, where that is what scikit-learn does."""
+
+    @wraps(host.BaseOptimizer.update_params)
+    def update_params(self: Any, params: Any, grads: Any) -> None:
+        if _users and _is_hosts(self._get_updates) and _is_hosts(host.BaseOptimizer.update_params):
+            with suppress(TypeError, ValueError):  # refused, and nothing written
+                return step(self, params, grads)
+        host.BaseOptimizer.update_params(self, params, grads)
+
+    return update_params
+
+
+def _is_hosts(function: Any) -> bool:
+    """Whether scikit-learn's module defines this function: not a subclass, nor anybody's patch."""
+    return getattr(function, "__globals__", None) is vars(host)
+
+
+_METHODS = {host.AdamOptimizer: _with(_adam_step), host.SGDOptimizer: _with(_sgd_step)}
