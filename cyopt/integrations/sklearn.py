@@ -113,8 +113,8 @@ def _adam_step(optimizer: Any, params: Any, grads: Any) -> None:
 
 
 def _sgd_step(optimizer: Any, params: Any, grads: Any) -> None:
-    if optimizer.momentum == 0:  # scikit-learn keeps velocities all the same
-        raise TypeError("momentum is 0; cyopt's rule has no velocity then")
+    if optimizer.momentum == 0:  # what cyopt says below takes longer than a small step
+        raise TypeError("momentum is 0; cyopt keeps no velocities then")
     cyopt.sgd_(
         params,
         grads,
