@@ -32,21 +32,24 @@ def accelerate() -> Iterator[None]:
     """Within this block, scikit-learn's multi-layer perceptrons step by cyopt.
 
     For `solver="adam"` and `"sgd"`, `fit` and `partial_fit`, in all threads of the process. Blocks
-    may be nested. float64 results are equal to scikit-learn's own to the bit. In float32,
-    scikit-learn's Adam computes the update itself in float64, as its step size is one, and cyopt in
-    float32: each step agrees to a few units in the last place, and whole fits drift apart as by any
-    rounding.
+    may be nested. Fitted models are scikit-learn's alone: they are unpickled without cyopt.
 
-    Whatever cyopt refuses goes to scikit-learn's own method: momentum 0 or 1, a parameter that is
-    read-only, state that is float64 beside float32 parameters. So do subclasses of its optimizers
-    with an update of their own, and optimizers whose methods somebody else has replaced.
+    float64 results are equal to scikit-learn's own to the bit, and so are float32's of "sgd". With
+    NumPy 2, scikit-learn's Adam computes the last part of a float32 update in float64, and cyopt
+    all of it in float32: each step agrees to a few units in the last place, and whole fits drift
+    apart as by any rounding. With sample weights some gradients are float64, and scikit-learn's
+    state becomes so; cyopt's stays float32, for both solvers.
 
-    State is updated in place, where scikit-learn makes new arrays at each step, and NumPy's
-    warnings of overflow do not come. In the state, numbers below 2.2e-308 (float32: 1.2e-38) become
-    zero, unless `cyopt.set_subnormals("keep")`.
+    What cyopt refuses scikit-learn's own method does: momentum 0 or 1, a parameter that is
+    read-only, state that is float64 beside float32 parameters. It also updates optimizers that have
+    a method of their own, by a subclass or because somebody else has put it there.
 
-    Worker processes of joblib's default backend, of `n_jobs=2`, run scikit-learn's own methods,
-    with the same results in float64, unless each begins with `on`:
+    State is updated in place, where scikit-learn makes new arrays at each step, and NumPy does not
+    warn of an overflow. In the state, numbers below 2.2e-308 (float32: 1.2e-38) become zero, unless
+    `cyopt.set_subnormals("keep")`.
+
+    The processes that joblib starts by default, for `n_jobs=2`, run scikit-learn's own methods,
+    with the same results in float64. To accelerate them as well, let each begin with `on`:
     `joblib.parallel_config("loky", initializer=cyopt.integrations.sklearn.on)`. Forked processes
     and threads are as their parent.
 
@@ -134,15 +137,16 @@ def _double(beta: Any) -> float:
     return float(beta)
 
 
-def _with(step: Callable[[Any, Any, Any], None]) -> Callable[[Any, Any, Any], None]:
-    """The method that updates the parameters by `step`, where that is what scikit-learn does."""
+def _method(cls: Any, step: Callable[[Any, Any, Any], None]) -> Callable[[Any, Any, Any], None]:
+    """`update_params` of a class: `step`, where that is what scikit-learn's own method does."""
 
     @wraps(host.BaseOptimizer.update_params)
     def update_params(self: Any, params: Any, grads: Any) -> None:
-        if _users and _is_hosts(self._get_updates) and _is_hosts(host.BaseOptimizer.update_params):
+        own = super(cls, self).update_params
+        if _users and _is_hosts(own) and _is_hosts(self._get_updates):
             with suppress(TypeError, ValueError):  # refused, and nothing written
                 return step(self, params, grads)
-        host.BaseOptimizer.update_params(self, params, grads)
+        own(params, grads)
 
     return update_params
 
@@ -152,4 +156,7 @@ def _is_hosts(function: Any) -> bool:
     return getattr(function, "__globals__", None) is vars(host)
 
 
-_METHODS = {host.AdamOptimizer: _with(_adam_step), host.SGDOptimizer: _with(_sgd_step)}
+_METHODS = {
+    cls: _method(cls, step)
+    for cls, step in [(host.AdamOptimizer, _adam_step), (host.SGDOptimizer, _sgd_step)]
+}
