@@ -1,0 +1,129 @@
+"""The optimizers of autograd (HIPS) on cyopt's step: the same signatures, callbacks and results.
+
+`from cyopt.integrations.autograd import adam` in place of `from autograd.misc.optimizers import
+adam`; nothing else changes. Where autograd flattens all parameters into one vector at each step,
+here each array is updated in place, once a step.
+
+Each function has `grad(x, i)`, which gives the gradient at iteration i, of the structure of x;
+`x0`, any nesting of dict, list and tuple of arrays and numbers, which stays as it is; and
+`callback(x, i, g)`, called before the update. What `grad` and `callback` are given is theirs to
+keep: copies, whose changes do not count. The result is float64, and a number becomes a 0-d array,
+as in autograd. sgd gives autograd's bits; the others round in another order.
+
+Not as in autograd: float32 parameters are float64 from the first iteration on, not the second;
+complex ones are refused; gradients must have their parameters' shapes; gradients do not flow
+through the optimizer (of hyperparameters, say). Raises TypeError or ValueError that names the
+parameter or the hyperparameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+import cyopt
+from cyopt.integrations import require
+
+require("autograd", "1.7", "autograd")
+
+Tree = Any  # an array or number, or a dict, list or tuple of trees
+Grad = Callable[[Tree, int], Tree]
+Callback = Callable[[Tree, int, Tree], object]
+
+
+def sgd(
+    grad: Grad,
+    x0: Tree,
+    callback: Callback | None = None,
+    num_iters: int = 200,
+    step_size: float = 0.1,
+    mass: float = 0.9,
+) -> Tree:
+    """Gradient descent with momentum: `v = mass*v - (1-mass)*g`; `x = x + step_size*v`.
+
+    >>> from cyopt.integrations.autograd import sgd
+    >>> sgd(lambda x, i: 2 * x, 1.0, num_iters=2, mass=0.5)
+    array(0.76)
+
+    Source: autograd.misc.optimizers.sgd.
+    """
+    opt = cyopt.SGD.like("autograd", lr=step_size, momentum=mass)
+    return _run(opt, grad, x0, callback, num_iters)
+
+
+def rmsprop(
+    grad: Grad,
+    x0: Tree,
+    callback: Callback | None = None,
+    num_iters: int = 100,
+    step_size: float = 0.1,
+    gamma: float = 0.9,
+    eps: float = 1e-8,
+) -> Tree:
+    """RMSProp: `v = gamma*v + (1-gamma)*g*g`, v from 1; `x = x - step_size*g / (sqrt(v) + eps)`.
+
+    >>> from cyopt.integrations.autograd import rmsprop
+    >>> rmsprop(lambda x, i: x - 3, 4.0, num_iters=1, step_size=0.5, eps=0.0)
+    array(3.5)
+
+    Source: autograd.misc.optimizers.rmsprop.
+    """
+    opt = cyopt.RMSProp.like("autograd", lr=step_size, alpha=gamma, eps=eps)
+    return _run(opt, grad, x0, callback, num_iters)
+
+
+def adam(
+    grad: Grad,
+    x0: Tree,
+    callback: Callback | None = None,
+    num_iters: int = 100,
+    step_size: float = 0.001,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+) -> Tree:
+    """Adam: `m = b1*m + (1-b1)*g`; `v = b2*v + (1-b2)*g*g`; with t = 1, 2, ... the iterations,
+    `x = x - step_size * m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps)`.
+
+    >>> from cyopt.integrations.autograd import adam
+    >>> adam(lambda x, i: {"w": 2 * x["w"]}, {"w": 1.0}, num_iters=1, step_size=0.5, eps=0.0)
+    {'w': array(0.5)}
+
+    Source: autograd.misc.optimizers.adam.
+    """  # noqa: D205
+    opt = cyopt.Adam.like("autograd", lr=step_size, betas=(b1, b2), eps=eps)
+    return _run(opt, grad, x0, callback, num_iters)
+
+
+def _run(
+    opt: cyopt.Optimizer, grad: Grad, x0: Tree, callback: Callback | None, num_iters: int
+) -> Tree:
+    x = _mapped(_own, x0)
+    for i in range(num_iters):
+        given = _mapped(np.copy, x)
+        g = _mapped(_float64, grad(given, i))
+        if callback:
+            callback(given, i, _mapped(np.copy, g))
+        opt.step([g], [x])  # a list, as x itself may look like groups of parameters
+    return x
+
+
+def _mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
+    """The tree with `function` of each leaf."""
+    if isinstance(tree, Mapping):
+        return {key: _mapped(function, child) for key, child in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)([_mapped(function, child) for child in tree])
+    return function(tree)
+
+
+def _own(leaf: Any) -> Any:
+    return np.array(_float64(leaf))
+
+
+def _float64(leaf: Any) -> Any:
+    """A real array or number as a float64 array; what is none is refused by the step."""
+    array = np.asarray(leaf)
+    return array.astype(np.float64, copy=False) if array.dtype.kind in "fiu" else array
