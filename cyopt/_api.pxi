@@ -18,3 +18,30 @@ def default_hyper(str rule):
     cdef cyopt_hyper hyper
     cyopt_default_hyper(_RULE_IDS[rule], &hyper)
     return hyper
+
+
+# For code that Numba compiles: `cyopt.integrations.numba`.
+
+cdef int _update_as_set(cyopt_array *array, const cyopt_hyper *hyper, int64_t t) noexcept nogil:
+    """A step of one array, run as Python's functions have set it."""
+    cdef cyopt_config config = _config
+    return cyopt_update(array, 1, hyper, t, &config)
+
+
+cdef cyopt_array _array
+UPDATE_AS_SET = <uintptr_t>&_update_as_set
+HYPER_SIZE, ARRAY_SIZE = sizeof(cyopt_hyper), sizeof(cyopt_array)
+ARRAY_OFFSETS = {
+    "size": <uintptr_t>&_array.size - <uintptr_t>&_array,
+    "dtype": <uintptr_t>&_array.dtype - <uintptr_t>&_array,
+    "param": <uintptr_t>&_array.param - <uintptr_t>&_array,
+    "grad": <uintptr_t>&_array.grad - <uintptr_t>&_array,
+    "state": <uintptr_t>&_array.state - <uintptr_t>&_array,
+    "grad_dtype": <uintptr_t>&_array.grad_dtype - <uintptr_t>&_array,
+}
+
+
+def hyper_record(hyper):
+    """The numbers of a step as an array of one `struct cyopt_hyper`."""
+    cdef cyopt_hyper h = _hyper(hyper)
+    return np.array(<cyopt_hyper[:1]>&h)

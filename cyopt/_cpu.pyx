@@ -12,6 +12,8 @@ from cpython.unicode cimport PyUnicode_DATA, PyUnicode_KIND
 from libc.stdint cimport PTRDIFF_MAX, int64_t, uintptr_t
 from libc.string cimport memcpy
 
+import numpy as np
+
 from cyopt cimport *
 
 cnp.import_array()
