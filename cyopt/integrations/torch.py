@@ -1,0 +1,221 @@
+"""torch's optimizers on cyopt's step: SGD, RMSprop, Adagrad, Adam and AdamW over CPU tensors.
+
+Each is torch's own class with another `step`: arguments, defaults, checks, groups, hooks,
+schedulers, closures and `state_dict` are torch's, and state goes into torch's optimizers and comes
+from them. Nothing is copied; where a parameter lies is asked at each step, so that `.data = ...`
+and `.to(...)` are followed. A graph that a step has made stale raises in `backward`, as with torch.
+
+All parameters of a group that have made as many steps are one native call, in one pass over memory.
+Gradients may have any strides. The result is that of torch's single-tensor implementation but for
+the order of operations, so for the last bits.
+
+Not as in torch: `foreach`, `fused`, `capturable` and `differentiable` are refused where they are
+True, and so are tensors on other devices, sparse gradients, types other than float32 and float64,
+and parameters with gaps or in each other's memory. A step that is refused changes nothing of the
+parameters of that call; calls before it, of other groups, have been made. Beside torch's fused
+step, which walks over the tensors in C++, models of few small tensors take longer here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+import cyopt
+from cyopt.integrations import require
+
+require("torch", "2.6", "torch")
+
+import torch  # noqa: E402
+from torch.autograd.graph import increment_version  # noqa: E402
+
+_REFUSED = ("foreach", "fused", "capturable", "differentiable")
+
+
+class _Steps:
+    """`step` of a torch optimizer, by a function of cyopt."""
+
+    # The function, and hyperparameters that torch has under the same name.
+    _function: ClassVar[Callable[..., bool]]
+    _same: ClassVar[tuple[str, ...]]
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+    def step(self, closure: Any = None) -> Any:
+        """Update all parameters that have a gradient; returns what `closure` gives, if any.
+
+        Raises TypeError or ValueError, before anything of the group has changed, for tensors that
+        cyopt does not update; this module's description lists them.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The names of the group's state arrays, torch's and cyopt's."""
+        raise NotImplementedError
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        for name in _REFUSED:
+            if group.get(name):
+                raise TypeError(
+                    f"{name} is {group[name]}, which cyopt's step is without: leave it out"
+                )
+        names = ("param", "grad", *self._slots(group))
+        numbers = {name: group[name] for name in ("maximize", *self._same) if name in group}
+        numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
+        by_step: dict[int, list[Any]] = {}
+        for p in group["params"]:
+            if p.grad is not None:
+                if not p.is_cpu:
+                    raise TypeError(
+                        f"a parameter is on {p.device}; this version has CPU tensors only"
+                    )
+                state = self._state_of(p, names[2:])
+                by_step.setdefault(self._done(p) + 1, []).append((p, state))
+        for step, members in by_step.items():
+            rows = [_arrays(p, [state[slot] for slot in names[2:]]) for p, state in members]
+            columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+            type(self)._function(**columns, step=step, **numbers)
+            self._count(members)
+
+    def _state_of(self, p: Any, slots: tuple[str, ...]) -> dict[str, Any]:
+        """The state of a parameter; it is the optimizer's once it has made a step."""
+        state = dict(self.state.get(p, {}))
+        for slot in slots:
+            if state.get(slot) is None:
+                state[slot] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return state
+
+    def _done(self, p: Any) -> int:
+        """How many steps a parameter has made."""
+        return int(self.state.get(p, {}).get("step", 0))
+
+    def _count(self, members: list[Any]) -> None:
+        for p, state in members:
+            state.setdefault("step", torch.tensor(0.0, dtype=torch.float32))
+            self.state[p] = state
+        torch._foreach_add_([state["step"] for _, state in members], 1.0)
+        increment_version([p for p, _ in members])
+
+
+def _arrays(p: Any, state: list[Any]) -> list[np.ndarray[Any, Any]]:
+    """A parameter, its gradient and its state, as NumPy has the same memory."""
+    if not p.is_cpu:
+        raise TypeError(
+            f"a parameter is on {p.device}; cyopt.integrations.torch has CPU tensors only"
+        )
+    tensors = [p, p.grad.resolve_neg(), *state]
+    arrays = [tensor.detach().numpy() for tensor in tensors]
+    if not arrays[0].flags.forc:  # dense in another order of dimensions, as channels_last
+        axes = np.argsort([-stride for stride in arrays[0].strides], kind="stable")
+        arrays = [array.transpose(axes) for array in arrays]
+    return arrays
+
+
+class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types here
+    """`torch.optim.SGD` on cyopt's step; see `cyopt.SGD` for the formula.
+
+    >>> import torch
+    >>> from cyopt.integrations.torch import SGD
+    >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> opt = SGD([w], lr=0.25)
+    >>> (w * w).sum().backward()
+    >>> opt.step()
+    >>> w
+    tensor([0.5000, 1.0000], requires_grad=True)
+    """
+
+    _function = staticmethod(cyopt.sgd_)
+    _same = ("momentum", "dampening", "nesterov")
+
+    def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] else ()
+
+    def _done(self, p: Any) -> int:
+        """Torch keeps no count here: only a buffer's first step, without dampening, is another."""
+        return 0 if self.state.get(p, {}).get("momentum_buffer") is None else 1
+
+    def _count(self, members: list[Any]) -> None:
+        self.state.update(members)
+        increment_version([p for p, _ in members])
+
+
+class RMSprop(_Steps, torch.optim.RMSprop):  # type: ignore[misc]
+    """`torch.optim.RMSprop` on cyopt's step; see `cyopt.RMSProp` for the formula.
+
+    >>> import torch
+    >>> from cyopt.integrations.torch import RMSprop
+    >>> w = torch.ones(1, requires_grad=True)
+    >>> opt = RMSprop([w], lr=0.25, alpha=0.75, eps=0.0)
+    >>> w.backward()
+    >>> opt.step()
+    >>> w
+    tensor([0.5000], requires_grad=True)
+    """
+
+    _function = staticmethod(cyopt.rmsprop_)
+    _same = ("alpha", "eps", "momentum")
+
+    def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
+        used = {"square_avg": True, "grad_avg": group["centered"]}
+        used["momentum_buffer"] = group["momentum"] > 0
+        return tuple(name for name, is_used in used.items() if is_used)
+
+
+class Adagrad(_Steps, torch.optim.Adagrad):  # type: ignore[misc]
+    """`torch.optim.Adagrad` on cyopt's step; see `cyopt.AdaGrad` for the formula.
+
+    >>> import torch
+    >>> from cyopt.integrations.torch import Adagrad
+    >>> w = torch.ones(1, requires_grad=True)
+    >>> opt = Adagrad([w], lr=0.25)
+    >>> w.backward()
+    >>> opt.step()
+    >>> w
+    tensor([0.7500], requires_grad=True)
+    """
+
+    _function = staticmethod(cyopt.adagrad_)
+    _same = ("lr_decay", "eps")
+
+    def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("sum",)
+
+
+class _AdamSteps(_Steps):
+    _function = staticmethod(cyopt.adam_)
+    _same = ("betas", "eps", "decoupled_weight_decay")
+
+    def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if group["amsgrad"] else 2]
+
+
+class Adam(_AdamSteps, torch.optim.Adam):  # type: ignore[misc]
+    """`torch.optim.Adam` on cyopt's step; see `cyopt.Adam` for the formula.
+
+    >>> import torch
+    >>> from cyopt.integrations.torch import Adam
+    >>> w = torch.ones(1, requires_grad=True)
+    >>> opt = Adam([w], lr=0.25)
+    >>> w.backward()
+    >>> opt.step()
+    >>> w
+    tensor([0.7500], requires_grad=True)
+    """
+
+
+class AdamW(_AdamSteps, torch.optim.AdamW):  # type: ignore[misc]
+    """`torch.optim.AdamW` on cyopt's step: Adam with decoupled decay, 0.01 unless given.
+
+    >>> import torch
+    >>> from cyopt.integrations.torch import AdamW
+    >>> AdamW([torch.ones(1)]).param_groups[0]["weight_decay"]
+    0.01
+    """
