@@ -116,8 +116,8 @@ def _adam_step(optimizer: Any, params: Any, grads: Any) -> None:
 
 
 def _sgd_step(optimizer: Any, params: Any, grads: Any) -> None:
-    if optimizer.momentum == 0:  # what cyopt says below takes longer than a small step
-        raise TypeError("momentum is 0; cyopt keeps no velocities then")
+    if optimizer.momentum in (0, 1):  # cyopt refuses them below, which takes longer
+        raise ValueError(f"momentum is {optimizer.momentum}")
     cyopt.sgd_(
         params,
         grads,
