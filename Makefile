@@ -9,7 +9,8 @@ SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.px[di] cyopt/bench/*.pyx) setu
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all sanitize fuzz fuzz-c bench lint clean
+.PHONY: demo test test-all test-hosts sanitize fuzz fuzz-c bench lint clean
+.PRECIOUS: .venv-hosts-%/built
 
 demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
 	$(BIN)/python -m cyopt demo
@@ -19,6 +20,24 @@ test: .venv/built  ## The tests; a fixed sample where the whole matrix would tak
 
 test-all: .venv/built  ## The tests with the whole of every matrix, and the installs.
 	$(BIN)/python -m pytest --full
+
+# Environments of their own: the hosts of tests/hosts, and torch, which is large. TORCH_newest and
+# TORCH_year-old are what pip is asked for; empty for none.
+HOST_TESTS := $(addprefix tests/test_,$(addsuffix .py,autograd docs hosts numba sklearn \
+	sklearn_switch spacy thinc torch)) cyopt/integrations
+TORCH_newest ?= torch
+TORCH_year-old ?= torch==2.9.1
+test-hosts: test-hosts-newest test-hosts-year-old  ## The integrations, with the newest hosts and a year older ones.
+
+test-hosts-%: .venv-hosts-%/built
+	.venv-hosts-$*/bin/python -m pytest $(HOST_TESTS)
+
+.venv-hosts-%/built: tests/hosts/%.txt $(SOURCES)
+	@echo "Building cyopt into .venv-hosts-$* with the hosts of $<: some minutes."
+	@$(PYTHON) -m venv .venv-hosts-$*
+	@.venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check -r $< $(TORCH_$*)
+	@PYTHONWARNINGS=ignore .venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@
 
 # A copy of the tree, built with checks of every access and every operation that C leaves undefined.
 # Leaks are not looked for: Python's own would be all there is to see.

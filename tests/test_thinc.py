@@ -1,7 +1,9 @@
 """thinc's optimizers on cyopt's step, beside thinc's own."""
 
 import sys
+from collections.abc import Callable
 from importlib import metadata, util
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,6 +24,14 @@ UNITS = 40
 # It forms 1 - beta2 in float32 too, by which the second moment is too small or too large: half a
 # unit of 1, which is so many of 1 - beta2.
 MORE_UNITS = UNITS + 0.5 / (1 - 0.999)
+
+
+class Fresh(NamedTuple):
+    """A schedule that is made anew for each run, as some can be run through once."""
+
+    make: Callable[[], Any]
+
+
 CASES = {
     "adam": ("Adam", {}),
     "no clipping": ("Adam", {"grad_clip": 0.0}),
@@ -29,8 +39,9 @@ CASES = {
     "added decay": ("Adam", {"L2": 0.01, "L2_is_weight_decay": False, "grad_clip": 0.0}),
     "no averages": ("Adam", {"use_averages": False}),
     "betas": ("Adam", {"beta1": 0.5, "beta2": 0.9, "eps": 1e-4}),
-    "schedule": ("Adam", {"learn_rate": warmup_linear(0.01, 5, 30)}),
+    "schedule": ("Adam", {"learn_rate": Fresh(lambda: warmup_linear(0.01, 5, 30))}),
     "list": ("Adam", {"learn_rate": [0.1, 0.01, 0.001]}),
+    "generator": ("Adam", {"learn_rate": Fresh(lambda: (0.1 / n for n in range(1, 99)))}),
     "sgd": ("SGD", {"learn_rate": 0.1}),
     "sgd with decay": ("SGD", {"learn_rate": 0.1, "L2": 0.01}),
 }
@@ -43,7 +54,8 @@ def arrays(seed, scale=1.0):
 
 def run(module, name, arguments, steps=30):
     """Parameters, and the optimizer, after some steps whose gradients are clipped or not."""
-    optimizer = getattr(module, name)(**{"learn_rate": 0.01, **arguments})
+    fresh = {k: v.make() if isinstance(v, Fresh) else v for k, v in arguments.items()}
+    optimizer = getattr(module, name)(**{"learn_rate": 0.01, **fresh})
     params = arrays(0)
     for step in range(steps):
         grads = arrays(1 + step, scale=0.1 + step % 3)

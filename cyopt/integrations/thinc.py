@@ -27,6 +27,8 @@ from thinc.backends import NumpyOps  # noqa: E402
 
 _warmup = cyopt.schedules.ema_warmup()
 _DEFAULTS = host.ADAM_DEFAULTS
+# A number or a schedule; thinc 9 and 8.
+Number: Any = getattr(host, "ScheduleT", None) or host.FloatOrSeq
 
 
 class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types here
@@ -38,14 +40,12 @@ class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types her
         """Update the weights in place; returns them and the gradient, which is zero then."""
         if len(gradient) < 1:
             return weights, gradient
-        at: dict[str, Any] = {"key": key, "last_score": self.last_score}
-        step = self.step
         numbers: dict[str, Any] = {
-            "lr": float(lr_scale * self.learn_rate(step, **at)),
-            "weight_decay": float(self.L2(step, **at)),
-            "clip_norm": float(self.grad_clip(step, **at)) or None,
+            "lr": float(lr_scale * self._now("learn_rate", key)),
+            "weight_decay": self._now("L2", key),
+            "clip_norm": self._now("grad_clip", key) or None,
         }
-        betas = float(self.b1(step, **at)), float(self.b2(step, **at))
+        betas = self._now("b1", key), self._now("b2", key)
         added = numbers["weight_decay"] and not self.L2_is_weight_decay
         plain = betas == (0.0, 0.0)
         if (
@@ -68,12 +68,19 @@ class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types her
             cyopt.sgd_(*arrays, **numbers)
         else:
             moments = [self._state(mom, key, arrays[0]) for mom in (self.mom1, self.mom2)]
-            cyopt.adam_(*arrays, *moments, betas=betas, eps=float(self.eps(step, **at)), **numbers)
+            cyopt.adam_(*arrays, *moments, betas=betas, eps=self._now("eps", key), **numbers)
             self.mom1[key], self.mom2[key] = moments
         if average is not None:
             self.averages[key] = average
         self.nr_update[key] = done + 1
         return weights, gradient
+
+    def _now(self, name: str, key: Any) -> float:
+        """A number at this step: thinc 9 has a schedule in its place, thinc 8 the number itself."""
+        number = getattr(self, name)
+        if callable(number):
+            number = number(self.step, key=key, last_score=self.last_score)
+        return float(number)
 
     @staticmethod
     def _state(known: dict[Any, Any], key: Any, like: Any) -> Any:
@@ -87,13 +94,13 @@ def _is_plain(array: Any) -> bool:
 
 
 def Adam(  # noqa: N802  # thinc's name
-    learn_rate: host.ScheduleT = _DEFAULTS["learn_rate"],
+    learn_rate: Number = _DEFAULTS["learn_rate"],
     *,
-    L2: host.ScheduleT = _DEFAULTS["L2"],  # noqa: N803
-    beta1: host.ScheduleT = _DEFAULTS["beta1"],
-    beta2: host.ScheduleT = _DEFAULTS["beta2"],
-    eps: host.ScheduleT = _DEFAULTS["eps"],
-    grad_clip: host.ScheduleT = _DEFAULTS["grad_clip"],
+    L2: Number = _DEFAULTS["L2"],  # noqa: N803
+    beta1: Number = _DEFAULTS["beta1"],
+    beta2: Number = _DEFAULTS["beta2"],
+    eps: Number = _DEFAULTS["eps"],
+    grad_clip: Number = _DEFAULTS["grad_clip"],
     L2_is_weight_decay: bool = True,  # noqa: N803
     use_averages: bool = True,
 ) -> Optimizer:
@@ -127,10 +134,10 @@ def Adam(  # noqa: N802  # thinc's name
 
 
 def SGD(  # noqa: N802
-    learn_rate: host.ScheduleT,
+    learn_rate: Number,
     *,
-    L2: host.ScheduleT = host.SGD_DEFAULTS["L2"],  # noqa: N803
-    grad_clip: host.ScheduleT = host.SGD_DEFAULTS["grad_clip"],
+    L2: Number = host.SGD_DEFAULTS["L2"],  # noqa: N803
+    grad_clip: Number = host.SGD_DEFAULTS["grad_clip"],
     L2_is_weight_decay: bool = True,  # noqa: N803
     use_averages: bool = True,
 ) -> Optimizer:
