@@ -9,7 +9,7 @@ SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.px[di] cyopt/bench/*.pyx) setu
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-hosts sanitize fuzz fuzz-c bench lint clean
+.PHONY: demo test test-all test-hosts sanitize fuzz fuzz-c bench bench-hosts lint clean
 .PRECIOUS: .venv-hosts-%/built
 
 demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
@@ -70,11 +70,15 @@ bench: .venv-bench/built  ## Time a step beside NumPy and the peers of bench/; h
 	.venv-bench/bin/python bench --json bench/results/local.json --plot bench/results/local.png $(ARGS)
 	.venv-bench/bin/python bench --bars --json bench/results/local-bars.json
 
+bench-hosts: .venv-hosts-newest/built  ## Other frameworks' own optimizers beside cyopt's, in training; some minutes.
+	@mkdir -p bench/results
+	.venv-hosts-newest/bin/python bench --hosts $(HOSTS) --json bench/results/local-hosts.json
+
 lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -p peers
+	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -p peers -p hosts
 	$(BIN)/clang-format --dry-run --Werror src_c/* tests/*.c
 
 .venv/built: $(SOURCES)

@@ -7,6 +7,8 @@ import os
 import sys
 from importlib.metadata import version
 
+from hosts import HOSTS
+
 from cyopt.bench import add_arguments, main
 
 if __name__ == "__main__":
@@ -17,7 +19,20 @@ if __name__ == "__main__":
         action="store_true",
         help="measure what cyopt promises instead: each bar, and the figure",
     )
+    parser.add_argument(
+        "--hosts",
+        nargs="*",
+        choices=HOSTS,
+        metavar="HOST",
+        help="measure trainings in other frameworks instead, with their own optimizers and with"
+        f" cyopt's: all, or any of {', '.join(HOSTS)}",
+    )
     args = parser.parse_args()
+
+    if args.hosts is not None:
+        from hosts.app import run
+
+        sys.exit(run(args.hosts or list(HOSTS), args.json))
 
     # After the arguments, and not for --help.
     print("Importing the peers; DeepSpeed compiles its kernel once, in a minute.", file=sys.stderr)
