@@ -21,6 +21,10 @@ HEADERS = {
         #define NAN ((float)(1e300 * 1e300) * 0.0f)
         int isinf(double), isnan(double), isfinite(double);
     """,
+    "stdlib.h": """
+        #include <stddef.h>
+        void qsort(void *, size_t, size_t, int (*)(const void *, const void *));
+    """,
     "string.h": """
         #include <stddef.h>
         void *memcpy(void *, const void *, size_t), *memset(void *, int, size_t);
