@@ -56,9 +56,9 @@ def loss(model: Any, images: Any, labels: Any) -> Any:
     """The mean cross-entropy."""
     return torch.nn.functional.cross_entropy(model(images), labels)
 
-    """AdamW of cyopt beside that of torch with these arguments."""
+
 def row(own: str, widths: tuple[int, ...], **arguments: Any) -> Row:
-    """That of cyopt: AdamW beside torch's with these arguments."""
+    """AdamW of cyopt beside that of torch with these arguments."""
     task = f"digits, {len(widths) - 1} layers, AdamW float32"
     adamw = partial(torch.optim.AdamW, **arguments)
     make = lambda: (side(adamw, widths), side(ours.AdamW, widths))  # noqa: E731
