@@ -22,15 +22,20 @@ def default_hyper(str rule):
 
 # For code that Numba compiles: `cyopt.integrations.numba`.
 
-cdef int _update_as_set(cyopt_array *array, const cyopt_hyper *hyper, int64_t t) noexcept nogil:
-    """A step of one array, run as Python's functions have set it."""
+cdef int _update_as_set(int version, cyopt_array *array, const cyopt_hyper *hyper,
+                        int64_t t) noexcept nogil:
+    """A step of one array, run as Python's functions have set it. Below 0 for structs of another
+    version: Numba keeps compiled code on disk, whatever cyopt is then installed."""
+    if version != CYOPT_API_VERSION:
+        return -1
     cdef cyopt_config config = _config
     return cyopt_update(array, 1, hyper, t, &config)
 
 
 cdef cyopt_array _array
+API_VERSION = CYOPT_API_VERSION
 UPDATE_AS_SET = <uintptr_t>&_update_as_set
-HYPER_SIZE, ARRAY_SIZE = sizeof(cyopt_hyper), sizeof(cyopt_array)
+ARRAY_SIZE = sizeof(cyopt_array)
 ARRAY_OFFSETS = {
     "size": <uintptr_t>&_array.size - <uintptr_t>&_array,
     "dtype": <uintptr_t>&_array.dtype - <uintptr_t>&_array,

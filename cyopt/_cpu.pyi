@@ -19,8 +19,8 @@ ISAS: tuple[str, ...]
 ISAS_AVAILABLE: tuple[str, ...]
 RULES: tuple[str, ...]
 C_API: object
+API_VERSION: int
 UPDATE_AS_SET: int
-HYPER_SIZE: int
 ARRAY_SIZE: int
 ARRAY_OFFSETS: dict[str, int]
 

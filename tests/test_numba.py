@@ -91,9 +91,8 @@ def test_settings_of_python_act():
 
 def test_every_field_of_the_numbers():
     given = hyper(cyopt.Adam(lr=0.25, betas=(0.5, 0.75), eps=1e-3), np.float64)
-    assert given.dtype.itemsize == _cpu.HYPER_SIZE
     known = _cpu.default_hyper("adam")
-    assert set(given.dtype.names) == set(known)
+    assert set(given.dtype.names) == {*known, "itemsize"}
     changed = {"lr": 0.25, "beta1": 0.5, "beta2": 0.75, "eps": 1e-3}
     for name, value in {**known, **changed}.items():
         assert given[0][name] == value or value != value, name
@@ -147,6 +146,7 @@ def test_threads_step_at_once():
 
 STATE = np.zeros(3)
 ADAM = OPTIMIZERS["adam"]
+NUMBERS = hyper(ADAM, np.float64)
 
 
 @pytest.mark.parametrize(
@@ -157,18 +157,24 @@ ADAM = OPTIMIZERS["adam"]
         ({"state": (STATE,)}, "state has not as many"),
         ({"state": ()}, "state has not as many"),
         ({"step": 0}, "step counts from 1"),
+        ({"step": np.uint64(2**63)}, "step counts from 1"),
+        ({"step": 1.5}, "step is float64; expected an integer"),
+        ({"step": True}, "step is bool"),
         ({"grad": np.ones(3, np.float32)}, "type and order"),
         ({"grad": np.ones(6)[::2]}, "ascontiguousarray"),
         ({"param": np.ones(3, int)}, "float32 or float64"),
         ({"state": [STATE]}, "expected a tuple"),
         ({"numbers": np.zeros(3)}, r"hyper\(\) gives"),
+        ({"numbers": NUMBERS[:0]}, "one record"),
+        ({"numbers": NUMBERS.reshape(1, 1)}, r"hyper\(\) gives"),
+        ({"numbers": hyper(ADAM, np.float32)}, "another dtype"),
         ({"param": np.broadcast_to(np.ones(3), (3,))}, "may be written|ascontiguous"),
         ({"param": np.ones((2, 3)), "grad": np.ones((2, 3), order="F")}, "type and order"),
     ],
 )
 def test_refusals(change, message):
     given = {
-        "numbers": hyper(ADAM, np.float64),
+        "numbers": NUMBERS,
         "step": 1,
         "param": np.ones(3),
         "grad": np.ones(3),
@@ -183,18 +189,31 @@ def test_refusals(change, message):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("optimizer", "message"),
     [
-        (lambda: cyopt.Adam(lr=lambda steps: 0.1), "lr is a schedule"),
-        (lambda: cyopt.Adam(clip_norm=1.0), "clip_norm is 1.0"),
-        (lambda: cyopt.Adam(ema=0.9), "ema is 0.9"),
-        (lambda: cyopt.Adam(eps=1e-50), "eps is 1e-50"),
-        (lambda: cyopt.Adam([{"params": [STATE]}, {"params": [np.ones(1)]}]), "2 groups"),
+        (cyopt.Adam(lr=lambda steps: 0.1), r"lr is a schedule.*numbers\[0\]\.lr"),
+        (cyopt.Adam(betas=(0.9, lambda steps: 0.1)), r"betas\[1\] is a.*numbers\[0\]\.beta2"),
+        (cyopt.Adam(clip_norm=1.0), "clip_norm is 1.0.*pass clip_norm=None"),
+        (cyopt.Adam(ema=0.9), "ema is 0.9"),
+        (cyopt.Adam(ema=0.0), "ema is 0.0"),
+        (cyopt.Adam(skip_nonfinite=True), "skip_nonfinite is True.*pass skip_nonfinite=False"),
+        (cyopt.Adam(zero_grads=True), "zero_grads is True"),
+        (cyopt.Adam(cast_grads=True), "cast_grads is True"),
+        (cyopt.RMSProp.like("autograd"), "initial_square_avg is 1.0.*initial_square_avg=0"),
+        (cyopt.Adam(eps=1e-50), "eps is 1e-50"),
+        (cyopt.Adam([{"params": [STATE]}, {"params": [np.ones(1)]}]), "2 groups"),
+        (cyopt.Adam, "expected one, such as"),
     ],
 )
-def test_what_cannot_be_compiled_is_refused_in_python(make, message):
+def test_what_cannot_be_compiled_is_refused_in_python(optimizer, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        hyper(make(), np.float32)
+        hyper(optimizer, np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float16", np.int64, ">f4"])
+def test_of_which_type_the_parameters_are(dtype):
+    with pytest.raises(TypeError, match="float32 or float64"):
+        hyper(ADAM, dtype)
 
 
 def test_clipping_cannot_be_turned_on_later():
@@ -212,12 +231,18 @@ CACHED = """
     import cyopt
     from cyopt.integrations.numba import hyper
     w = np.ones(3)
-    cached.step(hyper(cyopt.SGD(lr=0.5), w.dtype), w, np.ones(3))
+    try:
+        cached.step(hyper(cyopt.SGD(lr=0.5), w.dtype), w, np.ones(3))
+    except RuntimeError as error:
+        print(error)
     print(w[0], sum(cached.step.stats.cache_hits.values()))
 """
+OTHER_VERSION = "from cyopt import _cpu; _cpu.API_VERSION -= 1"
 
 
-def test_what_numba_keeps_on_disk_works_in_another_process(tmp_path):
+@pytest.fixture
+def run_cached(tmp_path):
+    """What a function whose code Numba keeps on disk does, in a process of its own each time."""
     (tmp_path / "cached.py").write_text(
         "from numba import njit\n"
         "from cyopt.integrations.numba import update\n"
@@ -225,9 +250,21 @@ def test_what_numba_keeps_on_disk_works_in_another_process(tmp_path):
         "def step(n, w, g):\n"
         "    update(n, 1, w, g, ())\n"
     )
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
-    outputs = [run_python(CACHED, code, NUMBA_CACHE_DIR=str(tmp_path / "kept")) for _ in range(2)]
-    assert [output.split() for output in outputs] == [["0.5", "0"], ["0.5", "1"]]
+    path = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    kept = str(tmp_path / "kept")
+    return lambda *prelude: run_python(CACHED, path, *prelude, NUMBA_CACHE_DIR=kept)
+
+
+def test_what_numba_keeps_on_disk_works_in_another_process(run_cached):
+    assert run_cached().split() == ["0.5", "0"]
+    assert run_cached().split() == ["0.5", "1"]
+
+
+def test_what_numba_keeps_of_another_version_is_refused(run_cached):
+    run_cached(OTHER_VERSION)
+    message, result = run_cached().splitlines()
+    assert "another version of cyopt: delete what Numba keeps" in message
+    assert result == "1.0 1"
 
 
 def test_the_example():

@@ -21,13 +21,14 @@ import numpy as np
 
 import cyopt
 from cyopt import _cpu
+from cyopt.arrays import DTYPES
 from cyopt.integrations import require
 
 require("numba", "0.61", "numba")
 
 import llvmlite.binding as llvm  # noqa: E402
 from llvmlite import ir  # noqa: E402
-from numba import types  # noqa: E402
+from numba import from_dtype, types  # noqa: E402
 from numba.core import cgutils  # noqa: E402
 from numba.core.errors import TypingError  # noqa: E402
 from numba.extending import intrinsic, overload  # noqa: E402
@@ -35,6 +36,20 @@ from numba.extending import intrinsic, overload  # noqa: E402
 # By name: what Numba keeps on disk must not hold an address of this process.
 _SYMBOL = "cyopt_update_as_set"
 llvm.add_symbol(_SYMBOL, _cpu.UPDATE_AS_SET)
+
+# What `hyper` gives: struct cyopt_hyper, and the size of a number of the parameters behind it.
+_STRUCT = _cpu.hyper_record(cyopt.SGD().groups[0].at(0)).dtype
+_NUMBERS = np.dtype([*_STRUCT.descr, ("itemsize", np.intc)])
+_RECORD = from_dtype(_NUMBERS)
+
+# What a step from Python may have beside the rule, and how it is turned off.
+_OFF = {
+    "clip_norm": None,
+    "skip_nonfinite": False,
+    "zero_grads": False,
+    "cast_grads": False,
+    "ema": None,
+}
 
 # Rule -> which slots of `struct cyopt_array` its state takes.
 _SLOTS = tuple(
@@ -48,8 +63,13 @@ def hyper(optimizer: cyopt.Optimizer, dtype: Any) -> np.ndarray[Any, Any]:
     """The numbers of an optimizer for `update`: an array of one record, `numbers[0].lr` and so on.
 
     `optimizer` says the formula and its numbers, as in `cyopt.Adam(lr=0.1, eps_hat=True)`; `dtype`
-    is that of the parameters. Raises TypeError for a schedule (set `numbers[0].lr` in the loop) and
-    for what `update` cannot do: clip_norm, skip_nonfinite, zero_grads, cast_grads and averages.
+    is that of the parameters. The fields are those of `struct cyopt_hyper` in cyopt.h: betas are
+    `beta1` and `beta2`, alpha is `beta2`. Compiled code may change them, and is then to keep them
+    in range.
+
+    Raises TypeError for a schedule (set the field in the loop), for what `update` cannot do
+    (clip_norm, skip_nonfinite, zero_grads, cast_grads and averages), and for a starting value of
+    the state, which is the caller's; ValueError for numbers that have no meaning in `dtype`.
 
     >>> import numpy as np, cyopt
     >>> from cyopt.integrations.numba import hyper
@@ -57,20 +77,33 @@ def hyper(optimizer: cyopt.Optimizer, dtype: Any) -> np.ndarray[Any, Any]:
     >>> float(numbers[0]["lr"])
     0.5
     """
+    if not isinstance(optimizer, cyopt.Optimizer):
+        raise TypeError(f"optimizer is {optimizer!r}; expected one, such as cyopt.Adam(lr=1e-3)")
+    if np.dtype(dtype) not in DTYPES:
+        raise TypeError(f"dtype is {dtype!r}; expected the parameters', float32 or float64")
     if len(optimizer.groups) != 1:
         raise TypeError(f"optimizer has {len(optimizer.groups)} groups; pass one with one group")
     (group,) = optimizer.groups
-    for name in ("clip_norm", "skip_nonfinite", "zero_grads", "cast_grads", "ema"):
-        if group.values()[name]:
+    for name, off in _OFF.items():
+        if group.values()[name] is not off:
             raise TypeError(
-                f"{name} is {group.values()[name]!r}; update in compiled code does without: leave"
-                " it out, or call step() from Python"
+                f"{name} is {group.values()[name]!r}, which update in compiled code does without:"
+                f" pass {name}={off}, or call step() from Python"
             )
-    for name, _ in group.schedules.values():
+    for name in optimizer.initial_values.values():
+        if group.values()[name] != 0:
+            raise TypeError(
+                f"{name} is {group.values()[name]!r}, but the state of update is the caller's:"
+                f" pass {name}=0, and fill the array with it"
+            )
+    for field, (name, _) in group.schedules.items():
         raise TypeError(
-            f"{name} is a schedule; pass a number, and set numbers[0].{name} in the compiled loop"
+            f"{name} is a schedule; pass a number, and set numbers[0].{field} in the compiled loop"
         )
-    return _cpu.hyper_record(group.at(0, [np.dtype(dtype)]))
+    numbers = np.zeros(1, _NUMBERS)
+    numbers[list(_STRUCT.names or ())] = _cpu.hyper_record(group.at(0, [np.dtype(dtype)]))
+    numbers["itemsize"] = np.dtype(dtype).itemsize
+    return numbers
 
 
 def update(numbers: Any, step: int, param: Any, grad: Any, state: Any) -> None:
@@ -79,10 +112,13 @@ def update(numbers: Any, step: int, param: Any, grad: Any, state: Any) -> None:
     `numbers` is of `hyper`. `param`, `grad` and the arrays in the tuple `state`, in the order of
     the functional form (`(exp_avg, exp_avg_sq)` of Adam, `()` of SGD), are contiguous arrays of one
     type, shape and order, float32 or float64. That no two of them share memory is the caller's
-    part. Without the GIL where the compiled function is.
+    part. Without the GIL where the compiled function is; the instruction set, threads and
+    subnormals are as Python's functions have set them when it is called.
 
-    Raises numba.TypingError, when it is compiled, for arrays of other kinds; ValueError, before
-    anything is written, for other shapes, another number of state arrays, and a step below 1.
+    Raises numba.TypingError, when it is compiled, for arrays of other kinds and a step that is not
+    an integer; ValueError, before anything is written, for another type than `hyper` was given,
+    other shapes, another number of state arrays, and a step below 1; RuntimeError if Numba has kept
+    the function (`cache=True`) from another version of cyopt.
 
     >>> import numpy as np, cyopt
     >>> from numba import njit
@@ -103,14 +139,18 @@ def update(numbers: Any, step: int, param: Any, grad: Any, state: Any) -> None:
 def _update(
     numbers: Any, step: Any, param: Any, grad: Any, state: Any
 ) -> Callable[..., None] | None:
-    _check_types(numbers, param, grad, state)
+    _check_types(numbers, step, param, grad, state)
     n_state = len(state)
 
     def implementation(numbers: Any, step: Any, param: Any, grad: Any, state: Any) -> None:
+        if len(numbers) != 1:
+            raise ValueError("numbers is not the one record that hyper gives")
+        if numbers[0].itemsize != param.itemsize:
+            raise ValueError("numbers is of hyper for another dtype than that of param")
         rule = numbers[0].rule
         if rule < 0 or rule >= len(_COUNTS) or _COUNTS[rule] != n_state:
             raise ValueError("state has not as many arrays as the rule of these numbers")
-        if step < 1:
+        if np.int64(step) < 1:
             raise ValueError("step counts from 1")
         if numbers[0].clip_norm != 0.0 or numbers[0].skip_nonfinite != 0:
             raise ValueError("clip_norm and skip_nonfinite cannot be turned on in compiled code")
@@ -120,16 +160,21 @@ def _update(
             for array in state:
                 if array.shape != param.shape:
                     raise ValueError("an array of state has not the shape of param")
-        _call(numbers, step, param, grad, state, _SECOND[rule])
+        if _call(numbers, step, param, grad, state, _SECOND[rule]) < 0:
+            raise RuntimeError(
+                "this function was compiled for another version of cyopt: delete what Numba keeps"
+                " of it (__pycache__, NUMBA_CACHE_DIR)"
+            )
 
     return implementation
 
 
-def _check_types(numbers: Any, param: Any, grad: Any, state: Any) -> None:
+def _check_types(numbers: Any, step: Any, param: Any, grad: Any, state: Any) -> None:
     """What can be known when the call is compiled."""
-    record = isinstance(numbers, types.Array) and isinstance(numbers.dtype, types.Record)
-    if not record or numbers.dtype.size != _cpu.HYPER_SIZE:
+    if not isinstance(numbers, types.Array) or (numbers.dtype, numbers.ndim) != (_RECORD, 1):
         raise TypingError(f"numbers is {numbers}; expected what cyopt's hyper() gives")
+    if not isinstance(step, types.Integer):
+        raise TypingError(f"step is {step}; expected an integer, 1 in the first step")
     if not isinstance(state, types.BaseTuple):
         raise TypingError(f"state is {state}; expected a tuple of arrays, () for a rule without")
     for name, array in [("param", param), ("grad", grad), *(("state", array) for array in state)]:
@@ -142,7 +187,10 @@ def _check_types(numbers: Any, param: Any, grad: Any, state: Any) -> None:
         if (array.dtype, array.ndim) != (param.dtype, param.ndim) or (
             array.layout != param.layout and param.ndim > 1
         ):
-            raise TypingError(f"{name} is {array}; expected the type and order of param, {param}")
+            raise TypingError(
+                f"{name} is {array}; expected the type and order of param, {param}: .astype,"
+                " np.ascontiguousarray"
+            )
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -182,10 +230,9 @@ def _call(
                 place = builder.add(word(offsets["state"]), builder.mul(args[5], word(8)))
             store(place, address(kind, builder.extract_value(args[4], i)))
         function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(integer, [pointer, pointer, word]), _SYMBOL
+            builder.module, ir.FunctionType(integer, [integer, pointer, pointer, word]), _SYMBOL
         )
         hypers = builder.bitcast(array(numbers, args[0]).data, pointer)
-        builder.call(function, [base, hypers, args[1]])
-        return context.get_dummy_value()
+        return builder.call(function, [integer(_cpu.API_VERSION), base, hypers, args[1]])
 
-    return types.void(numbers, types.int64, param, grad, state, types.int64), codegen
+    return types.int32(numbers, types.int64, param, grad, state, types.int64), codegen
