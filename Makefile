@@ -23,19 +23,22 @@ test-all: .venv/built  ## The tests with the whole of every matrix, and the inst
 
 # Environments of their own: the hosts of tests/hosts, and torch, which is large. TORCH_newest and
 # TORCH_year-old are what pip is asked for; empty for none.
+INSTALL_TORCH = $(if $(TORCH_$(1)),.venv-hosts-$(1)/bin/pip install --quiet \
+	--disable-pip-version-check $(TORCH_$(1)))
 HOST_TESTS := $(addprefix tests/test_,$(addsuffix .py,autograd docs hosts numba sklearn \
-	sklearn_switch spacy thinc torch)) cyopt/integrations
+	sklearn_switch spacy thinc torch bench_hosts)) cyopt/integrations
 TORCH_newest ?= torch
 TORCH_year-old ?= torch==2.9.1
 test-hosts: test-hosts-newest test-hosts-year-old  ## The integrations, with the newest hosts and a year older ones.
 
 test-hosts-%: .venv-hosts-%/built
+	$(call INSTALL_TORCH,$*)
 	.venv-hosts-$*/bin/python -m pytest $(HOST_TESTS)
 
 .venv-hosts-%/built: tests/hosts/%.txt $(SOURCES)
 	@echo "Building cyopt into .venv-hosts-$* with the hosts of $<: some minutes."
 	@$(PYTHON) -m venv .venv-hosts-$*
-	@.venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check -r $< $(TORCH_$*)
+	@.venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check -r $<
 	@PYTHONWARNINGS=ignore .venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $@
 
@@ -70,9 +73,12 @@ bench: .venv-bench/built  ## Time a step beside NumPy and the peers of bench/; h
 	.venv-bench/bin/python bench --json bench/results/local.json --plot bench/results/local.png $(ARGS)
 	.venv-bench/bin/python bench --bars --json bench/results/local-bars.json
 
-bench-hosts: .venv-hosts-newest/built  ## Other frameworks' own optimizers beside cyopt's, in training; some minutes.
+# spaCy needs the older thinc.
+bench-hosts: .venv-hosts-newest/built .venv-hosts-year-old/built  ## Time trainings in other frameworks, by their optimizers and by cyopt's; six minutes.
+	$(call INSTALL_TORCH,newest)
 	@mkdir -p bench/results
-	.venv-hosts-newest/bin/python bench --hosts $(HOSTS) --json bench/results/local-hosts.json
+	.venv-hosts-newest/bin/python bench --json bench/results/local-hosts.json --hosts
+	.venv-hosts-year-old/bin/python bench --json bench/results/local-spacy.json --hosts spacy
 
 lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff check .
@@ -109,4 +115,4 @@ PEERS := torch numba numexpr optax thinc ninja
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-bench build dist *.egg-info cyopt/*.so
+	rm -rf .venv .venv-bench .venv-hosts-* build dist *.egg-info cyopt/*.so

@@ -17,8 +17,9 @@ cdef struct Key:
 cdef bint _put(Key *key, const void *source, Py_ssize_t n) noexcept:
     if key.size + n > KEY_BYTES:
         return False
-    memcpy(key.text + key.size, source, n)
-    key.size += n
+    if n > 0:  # else there may be no source
+        memcpy(key.text + key.size, source, n)
+        key.size += n
     return True
 
 

@@ -100,7 +100,7 @@ def test_sdist_has_all_sources(distributions, clean_copy):
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     wanted = {
         path.relative_to(clean_copy).as_posix()
-        for folder in ("src_c", "cyopt", "tests", "examples")
+        for folder in ("src_c", "cyopt", "tests", "examples", "docs")
         for path in (clean_copy / folder).rglob("*")
         if path.is_file()
     }
@@ -109,12 +109,15 @@ def test_sdist_has_all_sources(distributions, clean_copy):
     assert not [name for name in names if name.endswith((".so", ".o", ".pyc", "_cpu.c"))]
 
 
-def test_wheel_has_the_package_alone(distributions):
+def test_wheel_has_the_package_alone(distributions, clean_copy):
     with zipfile.ZipFile(distributions[1]) as archive:
         names = set(archive.namelist())
+    modules = (clean_copy / "cyopt").rglob("*.py")
+    assert {path.relative_to(clean_copy).as_posix() for path in modules} <= names
+    assert [name for name in names if name.endswith(".dist-info/entry_points.txt")]
     compiled = {name.split(".")[0] for name in names if name.endswith((".so", ".pyd"))}
     assert compiled == {"cyopt/_cpu", "cyopt/bench/_roof", "cyopt/bench/_twin"}
-    assert {"cyopt/__init__.py", "cyopt/py.typed", *(f"{name}.pyi" for name in compiled)} <= names
+    assert {"cyopt/py.typed", *(f"{name}.pyi" for name in compiled)} <= names
     assert [
         name for name in names if re.fullmatch(r"cyopt-[^/]*\.dist-info/licenses/LICENSE", name)
     ]

@@ -47,12 +47,15 @@ class Times(NamedTuple):
         return [*medians, f"{digits(ratio(self.own, self.cyopt))} x"]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; times in 4 digits."""
-        summary = {"ratio": ratio(*self), "spread_own": spread(self.own),
-                   "spread_cyopt": spread(self.cyopt)}  # fmt: skip
-        rounded = {name: [float(f"{t:.4g}") for t in times] for name, times in
-                   self._asdict().items()}  # fmt: skip
-        return {**rounded, **{name: float(f"{x:.4g}") for name, x in summary.items()}}
+        """For JSON, in 4 digits."""
+        rounds = {name: list(map(rounded, times)) for name, times in self._asdict().items()}
+        spreads = {f"{name}_spread": rounded(spread(times)) for name, times in rounds.items()}
+        return {"ratio": rounded(ratio(self.own, self.cyopt)), **spreads, **rounds}
+
+
+def rounded(x: float) -> float:
+    """To 4 digits."""
+    return float(f"{x:.4g}")
 
 
 class Result(NamedTuple):
@@ -135,7 +138,7 @@ def imported(hosts: Sequence[str], console: Console) -> tuple[list[Any], dict[st
     for host in hosts:
         try:
             modules.append(import_module(f"hosts.{host}"))
-        except ModuleNotFoundError as error:
+        except ImportError as error:  # missing, or too old
             console.print(f"Measuring without {HOSTS[host]}: {error}", style="yellow")
         else:
             about[HOSTS[host]] = version(HOSTS[host])
