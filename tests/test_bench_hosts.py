@@ -41,6 +41,7 @@ def loss(side):
         return math.nan
 
 
+@pytest.mark.full  # minutes
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.filterwarnings("ignore")  # the hosts' own
 def test_trainings_come_to_the_same_and_one_is_cyopts(host, monkeypatch):
