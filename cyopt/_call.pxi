@@ -167,27 +167,34 @@ cdef class Call:
         cdef bint several = type(param) is list or type(param) is tuple
         plan._n_sets = 0
         for i in range(plan._n):
-            if not (_has_length(param, several, plan._n) and _has_length(grad, several, plan._n)
-                    and plan._same_param(_item(param, several, i), i)
-                    and self._same_states(states, average, several, i)
+            if not (_has_length(grad, several, plan._n)
+                    and self._is_at(param, plan._arrays[i].param, several, i, kept)
+                    and self._same_states(states, average, several, i, kept)
                     and plan._match_grad(_item(grad, several, i), i, kept)):
                 return None
         return plan._launch(False)
 
-    cdef bint _same_states(self, tuple states, object average, bint several, ptrdiff_t i):
+    cdef bint _same_states(self, tuple states, object average, bint several, ptrdiff_t i,
+                           list kept) except -1:
         """Whether the state and the average of a parameter lie where they did, and are like it."""
         cdef Plan plan = self._plan
         cdef Py_ssize_t j
         for j in range(len(states)):
-            if not self._is_at(states[j], plan._arrays[i].state[j], several, i):
+            if not self._is_at(states[j], plan._arrays[i].state[j], several, i, kept):
                 return False
-        return self._is_at(average, plan._arrays[i].average, several, i)
+        return self._is_at(average, plan._arrays[i].average, several, i, kept)
 
-    cdef bint _is_at(self, object value, void *address, bint several, ptrdiff_t i):
+    cdef bint _is_at(self, object value, void *address, bint several, ptrdiff_t i,
+                     list kept) except -1:
+        """Whether an argument's array i is the one that was there. It stays alive until the end of
+        the step: another thread may empty the list meanwhile."""
         if value is None or address == NULL:
             return value is None and address == NULL
-        return (_has_length(value, several, self._plan._n)
-                and _is_like(_item(value, several, i), self._plan._params[i], address))
+        if not _has_length(value, several, self._plan._n):
+            return False
+        value = _item(value, several, i)
+        kept.append(value)
+        return _is_like(value, self._plan._params[i], address)
 
 
 cdef bint _take(object value, double least, double most, double *number):

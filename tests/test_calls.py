@@ -7,6 +7,7 @@ import weakref
 import numpy as np
 import pytest
 from models import Foreign
+from run_python import run_python
 from same_bits import same_bits
 
 import cyopt
@@ -265,6 +266,28 @@ def test_a_gradient_that_has_come_to_lie_in_a_state():
             cyopt.adam_(param, taken, m, v, step=2)
     with pytest.raises(ValueError, match="shares memory"):
         cyopt.adam_(param, grad, v, v, step=2)
+
+
+def test_a_list_that_another_thread_empties_keeps_its_arrays_until_the_end():
+    """They were freed while they were written."""
+    run_python("""
+        import threading, time
+        import numpy as np, cyopt
+
+        n = 8_000_000
+        grads = [np.ones(n, np.float32)]
+        for _ in range(10):
+            lists = [[np.zeros(n, np.float32)] for _ in range(3)]
+            for step in (1, 2):
+                cyopt.adam_(lists[0], grads, *lists[1:], step=step)
+            call = lambda: cyopt.adam_(lists[0], grads, *lists[1:], step=3)
+            thread = threading.Thread(target=call)
+            thread.start()
+            time.sleep(1e-3)
+            for arrays in lists:
+                arrays.clear()
+            thread.join()
+    """)
 
 
 def test_text_that_is_no_text():
