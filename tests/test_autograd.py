@@ -1,6 +1,7 @@
 """autograd's optimizers on cyopt's step, beside autograd's own."""
 
 import copy
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -119,13 +120,58 @@ def test_no_iterations():
         (np.ones(2), lambda x, i: x * 1j, r"complex128.*\.view\(float\)"),
         (np.ones(2), lambda x, i: np.ones(3), "has shape"),
         ({"w": np.ones(2)}, lambda x, i: {}, "missing"),
-        (np.ones(2), lambda x, i: None, "object"),
-        ("text", lambda x, i: x, "dtype"),
+        (np.ones(2), lambda x, i: None, "a leaf of the gradient is a NoneType"),
+        ([np.ones(2), 1.0], lambda x, i: [None, x[1]], "a leaf of the gradient is a NoneType"),
+        (np.ones(2), lambda x, i: np.ma.array(x, mask=True), "gradient is a masked array"),
     ],
 )
 def test_refusals(start, gradient, message):
     with pytest.raises((TypeError, ValueError), match=message):
         ours.sgd(gradient, start, num_iters=1)
+
+
+MAPPED = np.frombuffer(bytearray(24)).view(np.memmap)
+
+
+class Pair(NamedTuple):
+    w: float
+    b: float
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("text", "leaf of x0 is a str"),
+        ([np.ones(2), None], "leaf of x0 is a NoneType"),
+        ({"w": np.ma.array([1.0, 2.0], mask=[0, 1])}, "leaf of x0 is a masked array"),
+        (Pair(np.ones(2), 2.0), r"leaf of x0 is a .*Pair"),
+        pytest.param(
+            np.ones(2, np.longdouble),
+            "expected float32 or float64",
+            marks=pytest.mark.skipif(np.longdouble(1).itemsize == 8, reason="is float64 here"),
+        ),
+    ],
+)
+def test_parameters_are_checked_before_the_gradient_is_called(start, message):
+    with pytest.raises(TypeError, match=message):
+        ours.adam(pytest.fail, start)
+
+
+@pytest.mark.parametrize("start", [np.ones((2, 3, 4)).transpose(1, 0, 2), np.ones(6)[::2], MAPPED])
+def test_the_start_may_lie_in_any_order_and_stays(start):
+    before = start.copy()
+    result = ours.adam(lambda x, i: 2 * x, start)
+    assert close(result, host.adam(lambda x, i: 2 * x, np.array(start)), TOLERANCE["adam"])
+    assert same(start, before)
+
+
+def test_gradients_do_not_flow_through_the_optimizer():
+    def result(of_start, of_gradient):
+        return anp.sum(ours.sgd(lambda x, i: of_gradient * x, of_start, num_iters=2))
+
+    for argnum in (0, 1):
+        with pytest.raises(TypeError, match=r"ArrayBox.*use autograd\.misc"):
+            grad(result, argnum)(np.ones(2), 0.5)
 
 
 def test_hyperparameters_are_checked():

@@ -11,22 +11,26 @@ keep: copies, whose changes do not count. The result is float64, and a number be
 as in autograd. sgd gives autograd's bits; the others round in another order.
 
 Not as in autograd: float32 parameters are float64 from the first iteration on, not the second;
-complex ones are refused; gradients must have their parameters' shapes; gradients do not flow
-through the optimizer (of hyperparameters, say). Raises TypeError or ValueError that names the
-parameter or the hyperparameter.
+complex and extended ones are refused; gradients must have their parameters' shapes, and do not flow
+through the optimizer (to hyperparameters, say). Raises TypeError or ValueError that names the
+parameter or the hyperparameter, in cyopt's spelling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import numbers
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import cyopt
+from cyopt.arrays import Array, as_array
 from cyopt.integrations import require
 
 require("autograd", "1.7", "autograd")
+
+from autograd.tracer import isbox  # noqa: E402
 
 Tree = Any  # an array or number, or a dict, list or tuple of trees
 Grad = Callable[[Tree, int], Tree]
@@ -49,8 +53,8 @@ def sgd(
 
     Source: autograd.misc.optimizers.sgd.
     """
-    opt = cyopt.SGD.like("autograd", lr=step_size, momentum=mass)
-    return _run(opt, grad, x0, callback, num_iters)
+    own = {"lr": step_size, "momentum": mass}
+    return _run(cyopt.SGD, own, grad, x0, callback, num_iters)
 
 
 def rmsprop(
@@ -70,8 +74,8 @@ def rmsprop(
 
     Source: autograd.misc.optimizers.rmsprop.
     """
-    opt = cyopt.RMSProp.like("autograd", lr=step_size, alpha=gamma, eps=eps)
-    return _run(opt, grad, x0, callback, num_iters)
+    own = {"lr": step_size, "alpha": gamma, "eps": eps}
+    return _run(cyopt.RMSProp, own, grad, x0, callback, num_iters)
 
 
 def adam(
@@ -93,37 +97,54 @@ def adam(
 
     Source: autograd.misc.optimizers.adam.
     """  # noqa: D205
-    opt = cyopt.Adam.like("autograd", lr=step_size, betas=(b1, b2), eps=eps)
-    return _run(opt, grad, x0, callback, num_iters)
+    own = {"lr": step_size, "betas": (b1, b2), "eps": eps}
+    return _run(cyopt.Adam, own, grad, x0, callback, num_iters)
 
 
 def _run(
-    opt: cyopt.Optimizer, grad: Grad, x0: Tree, callback: Callback | None, num_iters: int
+    cls: type[cyopt.Optimizer],
+    hyperparameters: dict[str, Any],
+    grad: Grad,
+    x0: Tree,
+    callback: Callback | None,
+    num_iters: int,
 ) -> Tree:
-    x = _mapped(_own, x0)
+    x = _mapped(_own, _float64(x0, "x0"))
+    opt = cls.like("autograd", {"x": x}, **hyperparameters)
     for i in range(num_iters):
         given = _mapped(np.copy, x)
-        g = _mapped(_float64, grad(given, i))
+        g = _float64(grad(given, i), "the gradient")
         if callback:
             callback(given, i, _mapped(np.copy, g))
-        opt.step([g], [x])  # a list, as x itself may look like groups of parameters
+        opt.step({"x": g})
     return x
 
 
 def _mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
-    """The tree with `function` of each leaf."""
-    if isinstance(tree, Mapping):
+    """The tree with `function` of each leaf; of the types that autograd takes apart."""
+    if type(tree) is dict:
         return {key: _mapped(function, child) for key, child in tree.items()}
-    if isinstance(tree, list | tuple):
+    if type(tree) in (list, tuple):
         return type(tree)([_mapped(function, child) for child in tree])
     return function(tree)
 
 
-def _own(leaf: Any) -> Any:
-    return np.array(_float64(leaf))
+def _own(array: Array) -> Array:
+    return np.array(array, order="A")
 
 
-def _float64(leaf: Any) -> Any:
-    """A real array or number as a float64 array; what is none is refused by the step."""
-    array = np.asarray(leaf)
-    return array.astype(np.float64, copy=False) if array.dtype.kind in "fiu" else array
+def _float64(tree: Tree, what: str) -> Tree:
+    """The tree with a float64 array for each real array or number; others are refused."""
+
+    def convert(leaf: Any) -> Array:
+        if isbox(leaf):
+            raise TypeError(
+                f"{what} has autograd's {type(leaf).__name__}, but gradients do not flow through"
+                " cyopt's step; use autograd.misc.optimizers there"
+            )
+        number = isinstance(leaf, numbers.Real)
+        array = np.asarray(leaf) if number else as_array(leaf, f"a leaf of {what}")
+        safe = np.can_cast(array.dtype, np.float64)
+        return array.astype(np.float64, copy=False) if safe else array
+
+    return _mapped(convert, tree)
