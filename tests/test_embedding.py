@@ -23,10 +23,6 @@ needs_gcc = pytest.mark.skipif(
 )
 
 
-# Cython looks for cyopt's .pxd along the path, where an editable install does not put it.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cyopt.__file__).parents[1])}
-
-
 def run(*command, cwd=None):
     done = subprocess.run(
         [str(word) for word in command],
@@ -34,7 +30,6 @@ def run(*command, cwd=None):
         text=True,
         timeout=300,
         cwd=cwd,
-        env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -119,15 +114,20 @@ def test_the_header_is_c_plus_plus_as_well(tmp_path):
 # ---- compiled modules of Python
 
 
-def build_example(folder, headers=None):
-    """The Cython example, built in a copy against the cyopt that is installed."""
+def install_example(folder, headers=None):
+    """The Cython example, installed by pip beside the cyopt that is; where it then is."""
     pytest.importorskip("Cython")
     pytest.importorskip("setuptools")
-    shutil.copytree(ROOT / "examples/embed_cython", folder, dirs_exist_ok=True)
+    pytest.importorskip("pip")
+    source = folder / "source"
+    shutil.copytree(ROOT / "examples/embed_cython", source)
     if headers:
-        setup = folder / "setup.py"
+        setup = source / "setup.py"
         setup.write_text(setup.read_text().replace("cyopt.get_include()", repr(str(headers))))
-    run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=folder)
+    options = ["--quiet", "--disable-pip-version-check", "--no-build-isolation", "--no-deps"]
+    pip = [sys.executable, "-m", "pip", "install", *options]
+    run(*pip, "--target", folder / "installed", source)
+    return folder / "installed"
 
 
 def python(folder, code):
@@ -148,21 +148,21 @@ def fitted(x, y, steps, lr):
 
 @needs_gcc
 def test_the_cython_example(tmp_path):
-    build_example(tmp_path)
+    folder = install_example(tmp_path)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((200, 5))
     y = (x[:, 0] > 0.5 * x[:, 1]).astype(float)
-    np.savez(tmp_path / "data.npz", x=x, y=y)
+    np.savez(folder / "data.npz", x=x, y=y)
     code = """if True:
         import numpy as np, logistic
         data = np.load("data.npz")
         np.save("weights.npy", logistic.fit(data["x"], data["y"], 50, 0.1))
     """
-    done = python(tmp_path, code)
+    done = python(folder, code)
     assert done.returncode == 0, done.stderr
     # The sums of the gradients are in another order.
     expected = fitted(x, y, 50, 0.1)
-    np.testing.assert_allclose(np.load(tmp_path / "weights.npy"), expected, rtol=1e-9)
+    np.testing.assert_allclose(np.load(folder / "weights.npy"), expected, rtol=1e-9)
 
 
 @needs_gcc
@@ -172,8 +172,7 @@ def test_a_module_for_another_version_is_refused(tmp_path):
     for name in ("cyopt.h", "cyopt_python.h"):
         text = Path(cyopt.get_include(), name).read_text()
         (headers / name).write_text(text.replace("API_VERSION 1\n", "API_VERSION 2\n"))
-    build_example(tmp_path / "example", headers)
-    done = python(tmp_path / "example", "import logistic")
+    done = python(install_example(tmp_path, headers), "import logistic")
     assert done.returncode == 1
     assert "ImportError: this module was compiled for version 2 of cyopt's C" in done.stderr
 

@@ -135,6 +135,23 @@ def test_wheel_needs_numpy_alone(distributions, tmp_path):
     assert "cyopt" in run(python, "-I", "-c", USE)
 
 
+EXAMPLE = """
+import numpy as np, cyopt, logistic
+assert "site-packages" in cyopt.__file__, cyopt.__file__
+x = np.random.default_rng(0).standard_normal((200, 5))
+weights = logistic.fit(x, (x[:, 0] > 0.5 * x[:, 1]).astype(float), 50)
+print(((x @ weights > 0) == (x[:, 0] > 0.5 * x[:, 1])).mean())
+"""
+
+
+def test_a_package_of_its_own_is_built_against_the_wheel(distributions, clean_copy, tmp_path):
+    """examples/embed_cython, where no source of cyopt is."""
+    python = new_python(tmp_path / "venv", distributions[1], "cython>=3.1", "setuptools>=77")
+    shutil.copytree(clean_copy / "examples/embed_cython", tmp_path / "example")
+    pip_install(python, "--no-build-isolation", "--no-deps", tmp_path / "example")
+    assert float(run(python, "-I", "-c", EXAMPLE)) > 0.9
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="auditwheel is for Linux")
 def test_repaired_wheel_without_a_compiler(distributions, tmp_path):
     """As cibuildwheel releases it, on a machine that has Python and nothing else."""

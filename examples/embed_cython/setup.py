@@ -1,9 +1,13 @@
 """Builds the module: `pip install --no-build-isolation .` where cyopt and Cython are installed."""
 
+from pathlib import Path
+
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 import cyopt
 
 logistic = Extension("logistic", ["logistic.pyx"], include_dirs=[cyopt.get_include()])
-setup(ext_modules=cythonize([logistic]))
+# Where `cimport cyopt` finds it: Cython does not look where an editable install is.
+packages = str(Path(cyopt.__file__).parents[1])
+setup(ext_modules=cythonize([logistic], include_path=[packages]))
