@@ -43,7 +43,7 @@ def foreach(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
 
 def clip_and_fused(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """The norm of all gradients limited, by more than it is: as it scales them all the same."""
-    for subject in _optimizer(case, threads, "fused"):
+    for subject in fused(case, threads):
         subject.name = "torch clip + fused"
         subject.statement = f"clip(params, 1e30); {subject.statement}"
         subject.namespace["clip"] = torch.nn.utils.clip_grad_norm_
