@@ -27,3 +27,12 @@ def take_up(list pairs, list changes, owner, dict waiting):
     for version, attributes, new in changes:
         version.change(attributes, new)
     owner._waiting = waiting
+
+
+def perform(list calls, list pairs):
+    """Call functions (each with its arguments), then bytes into the first array of each pair."""
+    cdef cnp.ndarray to, source
+    for function, args in calls:
+        function(*args)
+    for to, source in pairs:
+        memcpy(cnp.PyArray_DATA(to), cnp.PyArray_DATA(source), cnp.PyArray_NBYTES(to))

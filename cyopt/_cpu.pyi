@@ -40,6 +40,10 @@ class Version:
     def __init__(self, value: int = 0) -> None: ...
     def change(self, attributes: dict[str, Any], new: dict[str, Any]) -> None: ...
 
+def perform(
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]],
+    pairs: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
+) -> None: ...
 def take_up(
     pairs: list[tuple[Array, Array]],
     changes: list[tuple[Version, dict[str, Any], dict[str, Any]]],

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cyopt import _cpu
+from cyopt.cuda.arrays import DeviceArray
+from cyopt.cuda.libraries import is_on_gpu
 
+# Or a DeviceArray, which has all that is asked of one here but elements that Python can look at.
 Array = np.ndarray[Any, Any]
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -19,9 +22,15 @@ _NUMPY = tuple(map(int, np.__version__.split(".")[:2]))
 
 
 def as_array(value: Any, what: str, written: bool = False) -> Array:
-    """`value` as an ndarray over the same memory: ndarray, memmap, or DLPack on the CPU."""
+    """`value` over the same memory, as an ndarray or, on a GPU, a DeviceArray.
+
+    It may be an ndarray, a memmap, have DLPack on the CPU, or the CUDA array interface.
+    """
     if type(value) is np.ndarray:
         return value
+    if is_on_gpu(value):
+        on_gpu: Any = DeviceArray.of(value, what)
+        return on_gpu
     if type(value) is np.memmap:
         return value.view(np.ndarray)
     module, kind = type(value).__module__, type(value).__qualname__
@@ -33,11 +42,6 @@ def as_array(value: Any, what: str, written: bool = False) -> Array:
         raise TypeError(
             f"{what} is a {kind}, a subclass of ndarray whose own rules a step in place would"
             " bypass; pass np.asarray(it), which is the same memory"
-        )
-    if hasattr(value, "__cuda_array_interface__"):
-        raise TypeError(
-            f"{what} is a {kind} on a CUDA device; this version updates arrays on the CPU only:"
-            " copy it to the host"
         )
     if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
         return _from_dlpack(value, what, kind, written)
@@ -58,7 +62,10 @@ def _from_dlpack(value: Any, what: str, kind: str, written: bool) -> Array:
             " pass tensor.detach(), which is the same memory"
         )
     if value.__dlpack_device__()[0] != _DLPACK_CPU:
-        raise TypeError(f"{what} is a {kind} on another device; this version updates CPU arrays")
+        raise TypeError(
+            f"{what} is a {kind} on another device; expected an array on the CPU, or one on a GPU"
+            " with __cuda_array_interface__"
+        )
     if written and _NUMPY >= (2, 1):  # older NumPy hands out read-only arrays, refused later
         return np.from_dlpack(value, copy=False)
     return np.from_dlpack(value)
@@ -101,7 +108,37 @@ def as_own(array: Array) -> Array:
     It may lie in memory that is only lent: joblib maps large arrays read-only, and so do others
     that hand over pickles' buffers.
     """
+    if isinstance(array, DeviceArray):
+        return array
     return np.require(array, requirements=("ALIGNED", "WRITEABLE", "ENSUREARRAY"))
+
+
+def device_of(array: Array) -> int | None:
+    """The number of the GPU that an array is on; None: the CPU."""
+    return array.device if isinstance(array, DeviceArray) else None
+
+
+def device_name(device: int | None) -> str:
+    """Of a number of `device_of`, for errors."""
+    return "the CPU" if device is None else f"GPU {device}"
+
+
+def to_host(array: Array) -> Array:
+    """A copy in the memory of the CPU, in the same element order."""
+    return array.copy_to_host() if isinstance(array, DeviceArray) else array.copy("K")
+
+
+def assign(array: Array, values: Array) -> None:
+    """Copy the elements of an array on the CPU, in whatever order it has them."""
+    if isinstance(array, DeviceArray):
+        array.set(values)
+    else:
+        array[...] = values
+
+
+def _place(array: Array) -> Array:
+    """An ndarray with the address, shape and strides of an array, whose elements are not used."""
+    return array.where if isinstance(array, DeviceArray) else array
 
 
 def same_order(a: Array, b: Array) -> bool:
@@ -137,7 +174,8 @@ class Written(NamedTuple):
 
 def check_written(arrays: Sequence[Array], names: Sequence[str]) -> Written:
     """No two of the arrays that a step writes share memory. Dense arrays: extents are exact."""
-    rows = [(*_cpu.extent(a), name, a) for a, name in zip(arrays, names, strict=True) if a.size]
+    places = map(_place, arrays)
+    rows = [(*_cpu.extent(a), name, a) for a, name in zip(places, names, strict=True) if a.size]
     rows.sort(key=lambda row: row[0])
     for before, after in pairwise(rows):
         if after[0] < before[1]:
@@ -151,6 +189,7 @@ def check_written(arrays: Sequence[Array], names: Sequence[str]) -> Written:
 
 def check_read(grad: Array, what: str, written: Written) -> None:
     """A gradient shares no memory with an array that the step writes."""
+    grad = _place(grad)
     low, high = _cpu.extent(grad)
     i = bisect.bisect_right(written.ends, low)
     while i < len(written.begins) and written.begins[i] < high:
@@ -203,7 +242,8 @@ def sharing(
     arrays: Sequence[Array | None], matters: Callable[[int, int], bool]
 ) -> tuple[int, int] | None:
     """The places of two arrays that share memory, if there are such and the pair matters."""
-    rows = [(*_cpu.extent(a), i, a) for i, a in enumerate(arrays) if a is not None and a.size]
+    places = [(i, _place(a)) for i, a in enumerate(arrays) if a is not None and a.size]
+    rows = [(*_cpu.extent(a), i, a) for i, a in places]
     rows.sort(key=lambda row: row[0])
     for place, (_, end, i, array) in enumerate(rows):
         for begin, _, j, other in rows[place + 1 :]:

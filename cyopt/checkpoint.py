@@ -10,7 +10,8 @@ import numpy as np
 
 from cyopt import _cpu
 from cyopt._version import __version__
-from cyopt.arrays import Array, as_array, as_own, check_like
+from cyopt.arrays import Array, as_array, as_own, assign, check_like, to_host
+from cyopt.cuda.arrays import DeviceArray
 from cyopt.hyper import CHOICES, FLAGS, INITIAL
 from cyopt.measured import NOT_MEASURED
 from cyopt.parameters import ParameterList
@@ -26,7 +27,7 @@ def state_dict(opt: Optimizer) -> dict[str, Any]:
         for name, arrays, count in zip(
             parameters.names, parameters.state, parameters.counts, strict=True
         ):
-            state[name] = {"step": int(count), **{k: a.copy("K") for k, a in arrays.items()}}
+            state[name] = {"step": int(count), **{k: to_host(a) for k, a in arrays.items()}}
     groups = []
     for group in opt.groups:
         values = {name: _saved(value) for name, value in group.values().items()}
@@ -72,12 +73,19 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     # Copies: what is saved may be this optimizer's own arrays.
     pairs = [(array, _filled_like(array, value)) for array, value in places]
     waiting = copy.deepcopy({name: state[name] for name in state if name not in known})
-    _cpu.take_up(pairs, groups, opt, waiting)
+    on_cpu = [pair for pair in pairs if not isinstance(pair[0], DeviceArray)]
+    for parameters in lists:
+        if parameters.device is not None:
+            parameters.plan = None  # which was made for the old counts
+    _cpu.take_up(on_cpu, groups, opt, waiting)
+    for array, filled in pairs:
+        if isinstance(array, DeviceArray):
+            array.copy_from(filled)
 
 
 def _filled_like(array: Array, value: Any) -> Array:
-    filled = np.empty_like(array)
-    filled[...] = value
+    filled = DeviceArray.like(array, 0) if isinstance(array, DeviceArray) else np.empty_like(array)
+    assign(filled, value)
     return filled
 
 
@@ -85,7 +93,7 @@ def fill(parameters: ParameterList, waiting: Mapping[str, Any]) -> None:
     """Copy the state that waits for these parameters into them, by index, whatever its strides."""
     _check_entries(parameters, waiting)
     for array, value in _places(parameters, waiting):
-        array[...] = value
+        assign(array, value)
 
 
 def _places(parameters: ParameterList, saved: Mapping[str, Any]) -> Iterator[tuple[Array, Any]]:

@@ -189,7 +189,9 @@ class Optimizer(Measured, CommonAttributes):
                 setattr(self, name, value)
             raise
 
-    def step(self, grads: Any, params: Any = None, norms: bool = False) -> bool:
+    def step(
+        self, grads: Any, params: Any = None, norms: bool = False, stream: Any = None
+    ) -> bool:
         """Update all parameters in place from their gradients.
 
         Returns True, or False if `skip_nonfinite` skipped the step: then it has changed nothing,
@@ -198,6 +200,8 @@ class Optimizer(Measured, CommonAttributes):
         `grads` has the structure of the parameters; a None in it skips a parameter. A gradient may
         have any strides and, without `zero_grads`, may be read-only. `params` is for an optimizer
         made without. With `norms`, `grad_norm`, `update_norm` and `param_norm` are measured.
+        `stream` is for arrays on a GPU: where to step instead of on the current stream of the
+        library that owns them, and in no other order than that stream's.
 
         Everything is checked before a byte is written; an exception leaves parameters, state and
         counters as they were. Raises TypeError or ValueError that names the argument.
@@ -214,13 +218,13 @@ class Optimizer(Measured, CommonAttributes):
             plan = self._lists[None].plan
         except KeyError:
             plan = None
-        if plan is not None:
+        if plan is not None and stream is None:
             done: bool | None = plan.again(self._gate, params, grads, self._structure, norms)
             if done is not None:
                 return done
-        return self._gate.run(self._step, params, grads, norms)
+        return self._gate.run(self._step, params, grads, norms, stream)
 
-    def _step(self, params: Any, grads: Any, norms: bool) -> bool:
+    def _step(self, params: Any, grads: Any, norms: bool, stream: Any) -> bool:
         """A step that is not like the last one: all is looked at. Inside the gate."""
         before = self.steps
         new = None not in self._lists
@@ -231,7 +235,7 @@ class Optimizer(Measured, CommonAttributes):
             hypers, versions = self._hypers_at(before, parameters)
             tree = self._tree() if self._bound else params
             waiting = checkpoint.beside(parameters, self._waiting) if new else self._waiting
-            done = parameters.step(tree, grads, self._structure, hypers, versions, norms)
+            done = parameters.step(tree, grads, self._structure, hypers, versions, norms, stream)
         except BaseException:
             if new and self.steps == before:
                 self._lists.pop(None, None)

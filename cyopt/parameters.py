@@ -21,8 +21,11 @@ from cyopt.arrays import (
     check_read,
     check_written,
     check_zeroed,
+    device_name,
+    device_of,
     distinct,
 )
+from cyopt.cuda.arrays import DeviceArray
 from cyopt.hyper import Hyper, unknown_name
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
@@ -38,15 +41,18 @@ class Spec(NamedTuple):
     dtype: np.dtype[Any]
     c_order: bool
     f_order: bool
+    device: int | None  # as of `device_of`
 
     @classmethod
     def of(cls, array: Array) -> Spec:
         """What `array` is."""
-        return cls(array.shape, array.dtype, array.flags.c_contiguous, array.flags.f_contiguous)
+        orders = array.flags.c_contiguous, array.flags.f_contiguous
+        return cls(array.shape, array.dtype, *orders, device_of(array))
 
     def __str__(self) -> str:
         order = "C" if self.c_order else "Fortran"
-        return f"{self.dtype.name} of shape {self.shape} in {order} order"
+        place = f" on {device_name(self.device)}" if self.device is not None else ""
+        return f"{self.dtype.name} of shape {self.shape} in {order} order{place}"
 
 
 class Layout(NamedTuple):
@@ -66,6 +72,11 @@ def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
     for value, name in zip(values, names, strict=True):
         array = as_array(value, f"parameter {name!r}", written=True)
         check_param(array, f"parameter {name!r}")
+        if arrays and device_of(array) != device_of(arrays[0]):
+            raise ValueError(
+                f"parameter {name!r} is on {device_name(device_of(array))} and {names[0]!r} is on"
+                f" {device_name(device_of(arrays[0]))}; make an optimizer for each device"
+            )
         arrays.append(array)
     return arrays
 
@@ -81,6 +92,12 @@ def as_grad(
         value = np.asarray(value)  # what NumPy makes of 0-d arrays
     # A view: nobody else can change its shape while it is read.
     array = as_array(value, what, layout.zero_grads).view()
+    device = like.device if isinstance(like, Spec) else device_of(like)
+    if device_of(array) != device:
+        raise ValueError(
+            f"{what} is on {device_name(device_of(array))} but its parameter is on"
+            f" {device_name(device)}; copy it there"
+        )
     cast = layout.cast_grads and array.dtype == np.float64
     check_like(array, like.shape, array.dtype if cast else like.dtype, what)
     check_read(array, what, written)
@@ -130,6 +147,7 @@ class ParameterList:
         self.group_of = list(group_of)
         self.specs = [Spec.of(array) for array in arrays]
         self.dtypes = {spec.dtype for spec in self.specs}
+        self.device = device_of(arrays[0]) if arrays else None
         self.layouts = list(layouts)
         self.layout_of = [layouts[g] for g in group_of]
         self.state = list(map(_new_state, arrays, self.layout_of))
@@ -177,15 +195,19 @@ class ParameterList:
         hypers: Sequence[Hyper],
         versions: Versions | None,
         norms: bool,
+        stream: Any = None,
     ) -> bool:
         """One step in place, with one `Hyper` for each group; False if it was skipped.
 
         The plan says whether all is as it was when it was checked; what is not is checked in full.
         """
+        if stream is not None and self.device is None:
+            raise TypeError("stream is given, but the parameters are on the CPU: leave it out")
+        where = () if self.device is None else (stream,)
         plan = self.plan
         if plan is not None:
             plan.set_hypers(hypers, versions)
-            done: bool | None = plan.again(None, params, grads, structure, norms)
+            done: bool | None = plan.again(None, params, grads, structure, norms, *where)
             if done is not None:
                 return done
         values = trees.leaves(params, structure, "params")
@@ -194,9 +216,9 @@ class ParameterList:
             plan = self.plan = self._make_plan(values)
             plan.set_hypers(hypers, versions)
         checked = as_grads(given, self.names, self.specs, self.layout_of, plan.written)
-        if not all(isinstance(value, np.ndarray) for value in values):
+        if self.device is None and not all(isinstance(value, np.ndarray) for value in values):
             self.plan = None  # DLPack's addresses are good for one step
-        done = plan.run(checked, norms)  # after it nothing may fail
+        done = plan.run(checked, norms, *where)  # after it nothing may fail
         return done
 
     def params(self, values: Sequence[Any]) -> list[Array]:
@@ -205,7 +227,7 @@ class ParameterList:
         for array, spec, name in zip(params, self.specs, self.names, strict=True):
             new = Spec.of(array)
             order_kept = (new.c_order and spec.c_order) or (new.f_order and spec.f_order)
-            if (new.shape, new.dtype) != (spec.shape, spec.dtype) or not order_kept:
+            if new[:2] != spec[:2] or new.device != spec.device or not order_kept:
                 raise ValueError(
                     f"parameter {name!r} is now {new}; it was {spec} when its state was made;"
                     " make a new optimizer for new parameters"
@@ -223,7 +245,20 @@ class ParameterList:
         averages = [state.get(AVERAGE) for state in self.state]
         arrays = (params, states, averages, self.layouts, self.group_of)
         counters = (self.counts, self.steps, self.measured)
-        return self.plan_type(*arrays, *counters, written, self.keyed)
+        return self._plan_class()(*arrays, *counters, written, self.keyed)
+
+    def _plan_class(self) -> type[Any]:
+        """The backend for where the parameters are."""
+        if self.device is None:
+            return self.plan_type
+        if self.plan_type is not _cpu.Plan:
+            raise TypeError(
+                f"the parameters are on {device_name(self.device)}, but {self.plan_type.__module__}"
+                " runs on the CPU; give it NumPy arrays"
+            )
+        from cyopt.cuda.plan import Plan
+
+        return Plan
 
 
 def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[str]) -> None:
@@ -238,6 +273,13 @@ def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[s
 
 
 def _full_like(param: Array, value: float) -> Array:
+    """A state array like its parameter, filled."""
+    if isinstance(param, DeviceArray):
+        return DeviceArray.like(param, value)
+    return _full_like_on_cpu(param, value)
+
+
+def _full_like_on_cpu(param: Array, value: float) -> Array:
     """A state array with the strides of `param`, which begins in a cache line where that does.
 
     A step begins a large array with the rest of its first line, so that all other stores fill whole
@@ -258,7 +300,10 @@ def _new_state(param: Array, layout: Layout) -> dict[str, Array]:
     if layout.averages:
         state[AVERAGE] = _full_like(param, 0.0)
         if not layout.average_from_zeros:
-            state[AVERAGE][...] = param
+            if isinstance(param, DeviceArray):
+                state[AVERAGE].copy_from(param)
+            else:
+                state[AVERAGE][...] = param
     return state
 
 

@@ -1,0 +1,12 @@
+"""Arrays on NVIDIA GPUs: the rules of `cyopt.rules` as CUDA kernels.
+
+    source      the text of a kernel, from the text of a rule
+    primitives  what kernels are made of; simulated: the same for Numba's simulator
+    compiler    text -> cubin; cache: cubins in memory and on disk
+    libraries   how torch's, CuPy's and other arrays are asked; arrays: one class for all of them
+    driver      all that touches a GPU
+    tables      what a kernel reads about the arrays of a list
+    plan        a step: what is launched, in which order
+
+Nothing here is imported before an array on a GPU is met, and Numba not before a kernel is compiled.
+"""

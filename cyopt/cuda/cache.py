@@ -1,0 +1,91 @@
+"""Compiled kernels: in memory for each GPU, and on disk for each compute capability and version."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cyopt._version import __version__
+from cyopt.cuda import compiler, driver
+from cyopt.cuda.source import Source
+
+_COMPILERS = ("numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
+_DIGEST_BYTES = 32
+
+
+def folder() -> Path:
+    """Where cubins are kept: CYOPT_CACHE_DIR, or the user's folder for such files."""
+    if own := os.environ.get("CYOPT_CACHE_DIR"):
+        return Path(own)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("cyopt"))
+
+
+def cubin(source: Source, compute_capability: tuple[int, int]) -> bytes:
+    """The compiled kernel, from the disk if it was compiled before."""
+    path = _path(source, compute_capability)
+    try:
+        kept = path.read_bytes()
+        code = kept[_DIGEST_BYTES:]
+        if kept[:_DIGEST_BYTES] == hashlib.sha256(code).digest():
+            return code
+    except OSError:
+        pass
+    code = compiler.link(compiler.lto_ir(source, compute_capability), compute_capability)
+    with contextlib.suppress(OSError):  # a folder that cannot be written: compiled each time
+        _write(path, hashlib.sha256(code).digest() + code)
+    return code
+
+
+def _path(source: Source, compute_capability: tuple[int, int]) -> Path:
+    """Its file, whose name changes with all that decides what is in it."""
+    parts = [__version__, source.text, compiler_text(), *map(_version, _COMPILERS)]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    major, minor = compute_capability
+    return folder() / f"{source.name}-sm_{major}{minor}-{key}.cubin"
+
+
+@cache
+def compiler_text() -> str:
+    """The text of the modules that decide what a kernel's text means."""
+    here = Path(__file__).parent
+    return "".join((here / name).read_text() for name in ("primitives.py", "compiler.py"))
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all, also beside other processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+@cache
+def kernel(source: Source, ordinal: int) -> Any:
+    """The kernel on a GPU, as `Device.launch` takes it."""
+    from cuda.core import ObjectCode
+
+    device = driver.device(ordinal)
+    code = cubin(source, device.compute_capability)
+    with device:
+        return ObjectCode.from_cubin(code).get_kernel(compiler.entry(code))

@@ -1,0 +1,222 @@
+"""The CUDA driver, by way of cuda.bindings and cuda.core: all that touches a GPU.
+
+Imported without them, they are asked for when the first array on a GPU comes along.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from cyopt.cuda.libraries import LEGACY_STREAM
+
+THREADS = 512  # of a block, in every kernel
+Call = tuple[Callable[..., Any], tuple[Any, ...]]  # a function with its arguments
+
+INSTALL = "pip install 'cyopt[cuda]'"
+MIN_DRIVER = 13000  # of the toolkit that compiles the kernels: see pyproject.toml
+
+
+@cache
+def _driver() -> Any:
+    """The module of the driver's functions, ready to be used."""
+    try:
+        from cuda.bindings import driver
+        from cuda.core import Device  # noqa: F401  # asks for a driver
+    except ImportError as error:
+        raise RuntimeError(
+            f"arrays on a GPU need the packages of cyopt[cuda]: {INSTALL}"
+        ) from error
+    except RuntimeError as error:
+        raise RuntimeError(_NO_DRIVER.format(error)) from error
+    try:
+        (status,) = driver.cuInit(0)
+    except RuntimeError as error:  # no libcuda
+        raise RuntimeError(_NO_DRIVER.format(error)) from error
+    if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
+        raise RuntimeError(
+            "the CUDA driver finds no GPU; nvidia-smi and CUDA_VISIBLE_DEVICES tell why"
+        )
+    _check(driver, (status,))
+    version = _check(driver, driver.cuDriverGetVersion())
+    if version < MIN_DRIVER:
+        raise RuntimeError(
+            f"the CUDA driver is for CUDA {version // 1000}.{version % 1000 // 10}; cyopt's kernels"
+            f" are compiled for CUDA {MIN_DRIVER // 1000}.0: install a newer driver"
+        )
+    return driver
+
+
+_NO_DRIVER = "arrays on a GPU need NVIDIA's driver, which is not there ({}); install it"
+
+
+def _check(driver: Any, result: tuple[Any, ...]) -> Any:
+    """The value of a call of the driver."""
+    status, *values = result
+    if status != driver.CUresult.CUDA_SUCCESS:
+        name, text = driver.cuGetErrorName(status)[1], driver.cuGetErrorString(status)[1]
+        if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise MemoryError("the GPU has no memory left for state arrays")
+        raise RuntimeError(f"the CUDA driver says {name.decode()}: {text.decode()}")
+    return values[0] if values else None
+
+
+def _call(name: str, *args: Any) -> Any:
+    driver = _driver()
+    return _check(driver, getattr(driver, name)(*args))
+
+
+def ordinal_of(address: int) -> int:
+    """The number of the GPU in whose memory this is."""
+    driver = _driver()
+    attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(_check(driver, driver.cuPointerGetAttribute(attribute, address)))
+
+
+def current_ordinal() -> int:
+    """The number of the current GPU of this thread."""
+    from cuda.core import Device
+
+    _driver()
+    return int(Device().device_id)
+
+
+class Memory:
+    """Memory of a GPU, freed with the last reference: the driver then waits for its last use."""
+
+    def __init__(self, address: int, device: int) -> None:
+        self.address = address
+        weakref.finalize(self, _free, address, device)
+
+
+def _free(address: int, ordinal: int) -> None:
+    with device(ordinal):
+        _call("cuMemFree", address)
+
+
+class Device:
+    """One GPU. In a `with` block it is the current one of this thread."""
+
+    def __init__(self, ordinal: int) -> None:
+        from cuda.core import Device as CoreDevice
+
+        self.ordinal = ordinal
+        self._core = CoreDevice(ordinal)
+        self._single = _call("cuDeviceGetCount") == 1
+        self._local = threading.local()
+        self._context = _call("cuDevicePrimaryCtxRetain", ordinal)
+        self.compute_capability = tuple(self._core.compute_capability)
+
+    def __enter__(self) -> None:
+        # With one GPU nothing else can be current, once something is.
+        if not (self._single and getattr(self._local, "entered", False)):
+            _call("cuCtxPushCurrent", self._context)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._single:
+            self._local.entered = True
+        else:
+            _call("cuCtxPopCurrent")
+
+    def allocate(self, nbytes: int) -> Memory:
+        """New memory, aligned to 256 bytes."""
+        with self:
+            return Memory(int(_call("cuMemAlloc", max(nbytes, 1))), self.ordinal)
+
+    def clear(self, address: int, nbytes: int) -> None:
+        """Set bytes to zero, and wait until that is done."""
+        with self:
+            _call("cuMemsetD8", address, 0, nbytes)
+            _call("cuCtxSynchronize")
+
+    def upload(self, address: int, host: np.ndarray[Any, Any]) -> None:
+        """Copy dense host memory to the GPU, after all that the GPU does; waits for it."""
+        with self:
+            _call("cuCtxSynchronize")
+            _call("cuMemcpyHtoD", address, host.ctypes.data, host.nbytes)
+
+    def download(self, host: np.ndarray[Any, Any], address: int) -> None:
+        """Copy from the GPU to dense host memory, after all that the GPU does."""
+        with self:
+            _call("cuCtxSynchronize")
+            _call("cuMemcpyDtoH", host.ctypes.data, address, host.nbytes)
+
+    def copy_now(self, target: int, source: int, nbytes: int) -> None:
+        """Copy within the GPU, after all that it does; waits for it."""
+        with self:
+            _call("cuCtxSynchronize")
+            _call("cuMemcpyDtoD", target, source, nbytes)
+            _call("cuCtxSynchronize")
+
+    def pinned(self, shape: tuple[int, ...]) -> Pinned:
+        """New host memory that `upload_async` copies from."""
+        with self:
+            return Pinned(shape)
+
+    def upload_async(self, address: int, pinned: Pinned, stream: int) -> None:
+        """Copy pinned host memory to the GPU in the order of a stream."""
+        _call("cuMemcpyHtoDAsync", address, pinned.address, pinned.array.nbytes, stream)
+
+    def mark(self, stream: int) -> Callable[[], bool]:
+        """What tells whether all that a stream has been given until now is done."""
+        event = core_stream(stream).record()
+        return lambda: event.is_done
+
+    def is_capturing(self, stream: int) -> bool:
+        """Whether what this stream is given becomes part of a CUDA graph."""
+        return bool(int(_call("cuStreamIsCapturing", stream)))
+
+    def order(self, later: int, earlier: int) -> None:
+        """What `later` is given from now on waits for what `earlier` has been given."""
+        core_stream(later).wait(core_stream(earlier))
+
+    def copy(self, target: int, source: int, nbytes: int, stream: int) -> Call:
+        """A copy within the GPU in the order of a stream, to be called."""
+        return _call, ("cuMemcpyDtoDAsync", target, source, nbytes, stream)
+
+    def launch(self, kernel: Any, blocks: int, stream: int, *args: Any) -> Call:
+        """The start of a kernel, to be called."""
+        from cuda.core import launch
+
+        return launch, (core_stream(stream), _config(blocks), kernel, *args)
+
+
+class Pinned:
+    """Host memory of 64-bit integers that the GPU copies from by itself."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        from cuda.core import LegacyPinnedMemoryResource
+
+        self._buffer = LegacyPinnedMemoryResource().allocate(8 * math.prod(shape))
+        self.address = int(self._buffer.handle)
+        self.array = np.frombuffer(self._buffer, np.int64).reshape(shape)
+
+
+@cache
+def device(ordinal: int) -> Device:
+    """The GPU of this number."""
+    _driver()
+    return Device(ordinal)
+
+
+@lru_cache(64)
+def core_stream(handle: int) -> Any:
+    """The stream of a handle, as cuda.core takes it."""
+    from cuda.core import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM, Stream
+
+    if handle == LEGACY_STREAM:
+        return LEGACY_DEFAULT_STREAM
+    return PER_THREAD_DEFAULT_STREAM if handle == 2 else Stream.from_handle(handle)
+
+
+@lru_cache(1024)
+def _config(blocks: int) -> Any:
+    from cuda.core import LaunchConfig
+
+    return LaunchConfig(grid=blocks, block=THREADS)

@@ -1,0 +1,51 @@
+"""The primitives for Numba's simulator: Python over the memory of the host."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+_C = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_int64}
+
+
+def _at(address: Any, dtype: str, width: int) -> Any:
+    item = _C[dtype]
+    if int(address) % (ctypes.sizeof(item) * width):
+        raise AssertionError(f"{width} numbers of {dtype} at {int(address):#x}: not aligned")
+    return (item * width).from_address(int(address))
+
+
+def load(dtype: str, width: int = 1) -> Callable[..., Any]:
+    """`load(address)`: a number, or a tuple of `width` of them."""
+    real = np.dtype(dtype).type
+
+    def load(address: Any) -> Any:
+        values = tuple(map(real, _at(address, dtype, width)))
+        return values if width > 1 else values[0]
+
+    return load
+
+
+def store(dtype: str, width: int = 1) -> Callable[..., Any]:
+    """`store(address, value)`, likewise."""
+
+    def store(address: Any, value: Any) -> None:
+        values = value if width > 1 else (value,)
+        _at(address, dtype, width)[:] = [x.item() for x in values]
+
+    return store
+
+
+def arithmetic(dtype: str) -> dict[str, Callable[..., Any]]:
+    """The operators of the rules."""
+    return {
+        "add": np.add,
+        "mul": np.multiply,
+        "div": np.divide,
+        "sqrt": np.sqrt,
+        "maximum": lambda a, b: a if a > b else b,
+        "minimum": lambda a, b: a if a < b else b,
+    }

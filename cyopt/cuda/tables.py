@@ -1,0 +1,52 @@
+"""What kernels read about the arrays of a list: memory of a GPU that follows a NumPy array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cyopt.cuda.driver import Device, Pinned
+from cyopt.cuda.source import Variant
+
+
+class Table:
+    """A NumPy array of 64-bit integers, and its copy on a GPU as of the last `upload`."""
+
+    def __init__(self, device: Device, shape: tuple[int, ...]) -> None:
+        self.host = np.zeros(shape, np.int64)
+        self._device, self._memory = device, device.allocate(self.host.nbytes)
+        self._slots: list[tuple[Pinned, Any]] = []  # with the event of the copy out of it
+        self._captured: list[Pinned] = []  # what a CUDA graph copies from at each replay
+        self.changed = True
+
+    @property
+    def address(self) -> int:
+        """Of the copy."""
+        return self._memory.address
+
+    def upload(self, stream: int) -> None:
+        """Copy it, if it was changed, in the order of a stream; never waits."""
+        if not self.changed:
+            return
+        if self._device.is_capturing(stream):
+            self._captured.append(self._copy(self._new(), stream))
+        else:
+            free = next((i for i, (_, done) in enumerate(self._slots) if done()), None)
+            pinned = self._slots.pop(free)[0] if free is not None else self._new()
+            self._copy(pinned, stream)
+            self._slots.append((pinned, self._device.mark(stream)))
+        self.changed = False
+
+    def _new(self) -> Pinned:
+        return self._device.pinned(self.host.shape)
+
+    def _copy(self, pinned: Pinned, stream: int) -> Pinned:
+        pinned.array[...] = self.host
+        self._device.upload_async(self.address, pinned, stream)
+        return pinned
+
+
+def chunks_of(row: int, size: int, variant: Variant) -> np.ndarray[Any, Any]:
+    """The numbers of the chunks of an array: its row in the upper half, their place in the lower."""
+    return (row << 32) | np.arange(-(-size // variant.chunk), dtype=np.int64)

@@ -1,0 +1,115 @@
+"""A GPU that is this CPU: memory of the host, and kernels of `kernels_on_host`.
+
+All of `cyopt.cuda` runs on it but `driver`, in whose place it stands.
+"""
+
+import itertools
+
+import kernels_on_host
+import numpy as np
+
+from cyopt.cuda import cache, driver
+
+HANDLES = itertools.count(16)  # of streams
+
+
+class HostArray:
+    """An array of this GPU, with the interface that those of other libraries have."""
+
+    def __init__(self, array, stream=None, device=0):
+        self.array, self.stream, self.device = array, stream, device
+
+    @property
+    def __cuda_array_interface__(self):
+        interface = self.array.__array_interface__
+        own = {"version": 3, "stream": self.stream, "mask": None}
+        return {name: interface[name] for name in ("shape", "typestr", "data", "strides")} | own
+
+
+class Memory:
+    def __init__(self, nbytes):
+        room = np.full(nbytes + 256, 0xAB, np.uint8)  # as memory that was used before
+        self._array = room[-room.ctypes.data % 256 :][:nbytes]
+        self.address = self._array.ctypes.data
+
+
+class Pinned:
+    def __init__(self, shape):
+        self.array = np.zeros(shape, np.int64)
+        self.address = self.array.ctypes.data
+
+
+class Device:
+    """As `cyopt.cuda.driver.Device`; `log` has the names of what was done."""
+
+    compute_capability = kernels_on_host.COMPUTE_CAPABILITY
+
+    def __init__(self, ordinal):
+        self.ordinal, self.log = ordinal, []
+        self.capturing = False
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, *exception):
+        pass
+
+    def allocate(self, nbytes):
+        return Memory(nbytes)
+
+    def clear(self, address, nbytes):
+        view(address, nbytes)[:] = 0
+
+    def upload(self, address, host):
+        copy(address, host.ctypes.data, host.nbytes)
+
+    def download(self, host, address):
+        copy(host.ctypes.data, address, host.nbytes)
+
+    def copy_now(self, target, source, nbytes):
+        copy(target, source, nbytes)
+
+    def pinned(self, shape):
+        return Pinned(shape)
+
+    def upload_async(self, address, pinned, stream):
+        self.log.append(("upload", stream))
+        copy(address, pinned.address, pinned.array.nbytes)
+
+    def mark(self, stream):
+        return lambda: True
+
+    def copy(self, target, source, nbytes, stream):
+        return self._do, ("copy", stream, copy, target, source, nbytes)
+
+    def is_capturing(self, stream):
+        return self.capturing
+
+    def order(self, later, earlier):
+        self.log.append(("order", later, earlier))
+
+    def launch(self, kernel, blocks, stream, *args):
+        return self._do, ("launch", stream, kernel, blocks, driver.THREADS, *args)
+
+    def _do(self, name, stream, function, *args):
+        self.log.append((name, stream))
+        function(*args)
+
+
+def view(address, nbytes):
+    place = {"data": (address, False), "shape": (nbytes,), "typestr": "|u1", "version": 3}
+    return np.asarray(type("Place", (), {"__array_interface__": place})())
+
+
+def copy(target, source, nbytes):
+    view(target, nbytes)[:] = view(source, nbytes)
+
+
+def stand_in(monkeypatch):
+    """Put this GPU in the place of the driver's; returns it."""
+    gpu = Device(0)
+    monkeypatch.setattr(driver, "device", lambda ordinal: gpu)
+    monkeypatch.setattr(driver, "ordinal_of", lambda address: 0)
+    monkeypatch.setattr(driver, "current_ordinal", lambda: 0)
+    monkeypatch.setattr(cache, "kernel", lambda source, ordinal: kernels_on_host.kernel(source))
+    return gpu

@@ -1,0 +1,143 @@
+"""Kernels run on the CPU, thread by thread: by Numba's simulator, or compiled by LLVM.
+
+LLVM is given what Numba gives to NVVM: loads and stores, addresses, arithmetic are those of the
+GPU's kernel. Neither knows barriers or shared memory, which cyopt's kernels do not use.
+"""
+
+import ctypes
+import importlib.util
+import re
+from functools import cache
+
+import numpy as np
+
+from cyopt.cuda import compiler
+
+COMPUTE_CAPABILITY = (9, 0)
+C_TYPES = {
+    "i64": ctypes.c_int64,
+    "float": ctypes.c_float,
+    "double": ctypes.c_double,
+}
+
+
+def simulated():
+    """Whether this process has Numba's simulator instead of its compiler."""
+    from numba.core import config
+
+    return bool(config.ENABLE_CUDASIM)
+
+
+def has_compiler():
+    """Whether Numba's compiler for GPUs and what it needs are installed."""
+    return all(map(importlib.util.find_spec, ("numba_cuda", "cuda", "cuda.core")))
+
+
+@cache
+def kernel(source):
+    """A function of the number of blocks, that of threads, and the kernel's arguments."""
+    return _simulate(source) if simulated() else _compile(source)
+
+
+def _simulate(source):
+    from numba import cuda
+
+    from cyopt.cuda import simulated as module
+
+    jitted = cuda.jit(compiler.function(source, module))
+
+    def run(blocks, threads, *args):
+        with np.errstate(all="ignore"):
+            jitted[blocks, threads](*args)
+
+    return run
+
+
+def _compile(source):
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    text, arguments = for_cpu(numba_ir(source))
+    module = llvm.parse_assembly(text)
+    module.verify()
+    machine = llvm.Target.from_default_triple().create_target_machine(opt=3)
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(3))
+    builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    types = [C_TYPES[name] for name in arguments]
+    function = ctypes.CFUNCTYPE(None, *types)(engine.get_function_address("kernel"))
+    places = {name: _number(engine, name) for name in ("tid_x", "ctaid_x")}
+
+    def run(blocks, threads, *args, engine=engine):
+        numbers = [x.item() for x in args]
+        for places["ctaid_x"].value in range(blocks):
+            for places["tid_x"].value in range(threads):
+                function(*numbers)
+
+    return run
+
+
+def _number(engine, name):
+    return ctypes.c_int32.from_address(engine.get_global_value_address(name))
+
+
+def numba_ir(source):
+    """What Numba gives to NVVM."""
+    from numba.cuda.compiler import _compile_pyfunc_with_fixup
+
+    from cyopt.cuda import primitives
+
+    library, _ = _compile_pyfunc_with_fixup(
+        compiler.function(source, primitives),
+        compiler.signature(source),
+        device=False,
+        abi="numba",
+        cc=COMPUTE_CAPABILITY,
+    )
+    return library.get_llvm_str()
+
+
+def for_cpu(text):
+    """The same for LLVM's code generator of this CPU, and the types of the kernel's arguments."""
+    text = re.sub(r"(?m)^(target |!nvvm|@\"?llvm.used|@\"?_ZN08NumbaEnv).*$", "", text)
+    name, arguments = re.search(r'define void @"([^"]+)"\(([^)]*)\)', text).groups()
+    text = text.replace(name, "kernel")
+    # NVVM's pointers have types, this LLVM's have not.
+    pointer = r"(?:<\d+ x \w+>|\{[^{}]*\}|\[[^\[\]]*\]|\b(?:i\d+|float|double|ptr))"
+    pointer = re.compile(pointer + r"(?: addrspace\(1\))?\*")
+    while pointer.search(text):
+        text = pointer.sub("ptr", text)
+    registers = re.compile(r'(?m)^declare i32 @"llvm.nvvm.read.ptx.sreg.(\w+)\.(\w)"\(\)$')
+    text = registers.sub(_register, text)
+    text = re.sub(r"llvm.nvvm.read.ptx.sreg.(\w+)\.(\w)", r"read_\1_\2", text)
+    return re.sub(r'(?m)^declare \w+ @"(__nv_\w+)".*$', _libdevice, text), [
+        argument.split()[0] for argument in arguments.split(", ")
+    ]
+
+
+def _register(match):
+    """A register that tells a thread who it is, by a number in memory."""
+    register, axis = match.groups()
+    return f"""
+@{register}_{axis} = global i32 0
+define i32 @read_{register}_{axis}() {{
+  %1 = load i32, ptr @{register}_{axis}
+  ret i32 %1
+}}"""
+
+
+def _libdevice(match):
+    """A function of libdevice, which rounds once, by an operator of LLVM, which does as well."""
+    prefix, operation = re.fullmatch(r"__nv_([fd])(\w+)_rn", match.group(1)).groups()
+    real, bits = {"f": ("float", 32), "d": ("double", 64)}[prefix]
+    if operation == "sqrt":
+        root = f"@llvm.sqrt.f{bits}"
+        body, arguments = f"call {real} {root}({real} %a)", f"{real} %a"
+        head = f"declare {real} {root}({real})\n"
+    else:
+        body, arguments, head = f"f{operation} {real} %a, %b", f"{real} %a, {real} %b", ""
+    return head + (
+        f'define {real} @"{match.group(1)}"({arguments}) {{\n  %r = {body}\n  ret {real} %r\n}}'
+    )

@@ -1,0 +1,41 @@
+"""Kernels for GPUs against cyopt/rules.py, bit for bit, without a GPU; see gpu_of_host.py."""
+
+import gpu_of_host
+import numpy as np
+import pytest
+from gpu_of_host import HostArray
+from same_bits import same_bits
+from test_bits import content, shifted
+from variants import VARIANTS, name
+
+import cyopt
+
+SIZES = (0, 1, 3, 4, 5, 31, 2047, 2049, 8191, 8192, 8193, 20_001)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    return gpu_of_host.stand_in(monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("variant", VARIANTS, ids=name)
+def test_kernels_have_the_bits_of_the_rules(gpu, variant, dtype):
+    cls, kwargs = variant
+    rng = np.random.default_rng([len(dtype), *map(ord, name(variant))])
+    params = [shifted(content("normal", n, dtype, rng), i % 3) for i, n in enumerate(SIZES)]
+    expected = [param.copy() for param in params]
+    opt = cls([HostArray(param) for param in params], **kwargs)
+    ref = cyopt.reference.attach(cls(expected, **kwargs))
+    for kind in ("normal", "subnormal", "nan"):
+        grads = [shifted(content(kind, n, dtype, rng), i % 2) for i, n in enumerate(SIZES)]
+        assert opt.step([HostArray(grad) for grad in grads])
+        ref.step(grads)
+    assert opt.steps == 3
+    for a, b in zip(params, expected, strict=True):
+        assert same_bits(a, b), f"parameter of size {a.size} differs"
+    ours, theirs = opt.state_dict()["state"], ref.state_dict()["state"]
+    for key, entry in theirs.items():
+        for state, b in entry.items():
+            a = ours[key][state]
+            assert a == b if state == "step" else same_bits(a, b), f"{state} of {key} differs"
