@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def state_dict(opt: Optimizer) -> dict[str, Any]:
     """Numbers, names and copies of the state arrays; see `Optimizer.state_dict`."""
+    opt._fetch()
     state: dict[Any, dict[str, Any]] = copy.deepcopy(opt._waiting)
     for parameters in opt._lists.values():
         for name, arrays, count in zip(
@@ -76,6 +77,7 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     on_cpu = [pair for pair in pairs if not isinstance(pair[0], DeviceArray)]
     for parameters in lists:
         if parameters.device is not None:
+            parameters.fetch()
             parameters.plan = None  # which was made for the old counts
     _cpu.take_up(on_cpu, groups, opt, waiting)
     for array, filled in pairs:
@@ -113,6 +115,7 @@ def beside(parameters: ParameterList, waiting: Mapping[str, Any]) -> dict[str, A
 
 def attributes(opt: Optimizer) -> dict[str, Any]:
     """What a pickle holds: also what a subclass has added."""
+    opt._fetch()
     return {**getattr(opt, "__dict__", {}), **{name: getattr(opt, name) for name in opt._SAVED}}
 
 

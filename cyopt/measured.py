@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import enum
+from typing import Final
+
 import numpy as np
 
 # Norms of gradients, change, parameters, below 0 if not measured; whether the step was skipped.
 NOT_MEASURED = (-1.0, -1.0, -1.0, 0.0)
+
+
+class Pending(enum.Enum):
+    """What a plan tells of a step whose skipping is decided on a GPU, without waiting for it."""
+
+    PENDING = 0
+
+
+PENDING: Final = Pending.PENDING
+Done = bool | Pending
 
 
 class Measured:
@@ -22,7 +35,11 @@ class Measured:
 
     @property
     def skipped(self) -> bool:
-        """Whether the last step was skipped, as a gradient was not finite."""
+        """Whether the last step was skipped, as a gradient was not finite.
+
+        Like the norms, it waits for a GPU that decides it.
+        """
+        self._fetch()
         return bool(self._measured[3])
 
     @property
@@ -44,6 +61,10 @@ class Measured:
         """The norm of all updated parameters after the last step, if that had `norms=True`."""
         return self._norm(2)
 
+    def _fetch(self) -> None:
+        """Take up what is known on a GPU only."""
+
     def _norm(self, i: int) -> float | None:
+        self._fetch()
         norm = float(self._measured[i])
         return None if norm < 0 else norm

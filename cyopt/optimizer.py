@@ -10,7 +10,7 @@ import numpy as np
 from cyopt import _cpu, checkpoint, conventions, trees
 from cyopt.group import CommonAttributes, Group, format_values, hyperparameters, is_groups, layout
 from cyopt.hyper import Hyper, unknown_name
-from cyopt.measured import Measured
+from cyopt.measured import PENDING, Done, Measured
 from cyopt.parameters import Averages, ParameterList, State, Versions, check_lasting
 
 Self = TypeVar("Self", bound="Optimizer")
@@ -70,8 +70,17 @@ class Optimizer(Measured, CommonAttributes):
 
     @property
     def steps(self) -> int:
-        """Completed steps; what schedules are called with."""
+        """Completed steps; what schedules are called with.
+
+        Where a GPU decides whether steps are skipped, this waits for it.
+        """
+        self._fetch()
         return int(self._steps[0])
+
+    def _fetch(self) -> None:
+        """Take up the counters and norms that are known on a GPU only."""
+        for parameters in self._lists.values():
+            parameters.fetch()
 
     @property
     def averages(self) -> Averages:
@@ -191,11 +200,11 @@ class Optimizer(Measured, CommonAttributes):
 
     def step(
         self, grads: Any, params: Any = None, norms: bool = False, stream: Any = None
-    ) -> bool:
+    ) -> bool | None:
         """Update all parameters in place from their gradients.
 
         Returns True, or False if `skip_nonfinite` skipped the step: then it has changed nothing,
-        but with `zero_grads` the gradients.
+        but with `zero_grads` the gradients. On a GPU, which decides that without a wait, None.
 
         `grads` has the structure of the parameters; a None in it skips a parameter. A gradient may
         have any strides and, without `zero_grads`, may be read-only. `params` is for an optimizer
@@ -219,14 +228,15 @@ class Optimizer(Measured, CommonAttributes):
         except KeyError:
             plan = None
         if plan is not None and stream is None:
-            done: bool | None = plan.again(self._gate, params, grads, self._structure, norms)
+            done: Done | None = plan.again(self._gate, params, grads, self._structure, norms)
             if done is not None:
-                return done
-        return self._gate.run(self._step, params, grads, norms, stream)
+                return None if done is PENDING else done
+        done = self._gate.run(self._step, params, grads, norms, stream)
+        return None if done is PENDING else done
 
-    def _step(self, params: Any, grads: Any, norms: bool, stream: Any) -> bool:
+    def _step(self, params: Any, grads: Any, norms: bool, stream: Any) -> Done:
         """A step that is not like the last one: all is looked at. Inside the gate."""
-        before = self.steps
+        before = int(self._steps[0])
         new = None not in self._lists
         try:
             if new:
@@ -237,7 +247,7 @@ class Optimizer(Measured, CommonAttributes):
             waiting = checkpoint.beside(parameters, self._waiting) if new else self._waiting
             done = parameters.step(tree, grads, self._structure, hypers, versions, norms, stream)
         except BaseException:
-            if new and self.steps == before:
+            if new and self._steps[0] == before:
                 self._lists.pop(None, None)
             raise
         self._waiting = waiting

@@ -27,6 +27,7 @@ from cyopt.arrays import (
 )
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.hyper import Hyper, unknown_name
+from cyopt.measured import Done
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Versions = list[tuple[_cpu.Version, int]]  # of the groups, when their hypers were taken
@@ -174,12 +175,19 @@ class ParameterList:
         """The numbers of all parameters together."""
         return sum(math.prod(spec.shape) for spec in self.specs)
 
+    def fetch(self) -> None:
+        """Take up counters and norms that are known on a GPU only."""
+        if self.device is not None and self.plan is not None:
+            self.plan.fetch()
+
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend."""
+        self.fetch()
         self.plan_type, self.plan = plan_type, None
 
     def take_state(self, other: ParameterList) -> None:
         """Go on with the state and counts of `other`, whose parameters are this list's first."""
+        other.fetch()
         n = len(other.names)
         self.state[:n], self.counts[:n] = other.state, other.counts
 
@@ -196,23 +204,29 @@ class ParameterList:
         versions: Versions | None,
         norms: bool,
         stream: Any = None,
-    ) -> bool:
+    ) -> Done:
         """One step in place, with one `Hyper` for each group; False if it was skipped.
 
         The plan says whether all is as it was when it was checked; what is not is checked in full.
         """
         if stream is not None and self.device is None:
             raise TypeError("stream is given, but the parameters are on the CPU: leave it out")
+        if self.device is not None and versions is None and any(h.skip_nonfinite for h in hypers):
+            raise ValueError(
+                "a hyperparameter is a schedule, which is called with the number of steps, but with"
+                " skip_nonfinite the GPU alone knows it; set the number before each step instead"
+            )
         where = () if self.device is None else (stream,)
         plan = self.plan
         if plan is not None:
             plan.set_hypers(hypers, versions)
-            done: bool | None = plan.again(None, params, grads, structure, norms, *where)
+            done: Done | None = plan.again(None, params, grads, structure, norms, *where)
             if done is not None:
                 return done
         values = trees.leaves(params, structure, "params")
         given = trees.leaves(grads, structure, "grads")
         if plan is None or not plan.same_params(values):
+            self.fetch()
             plan = self.plan = self._make_plan(values)
             plan.set_hypers(hypers, versions)
         checked = as_grads(given, self.names, self.specs, self.layout_of, plan.written)

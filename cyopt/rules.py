@@ -155,6 +155,29 @@ def power_by_squaring(base: float, t: int) -> float:
     return result
 
 
+# What changes from step to step; a GPU that counts its steps itself computes it from these lines.
+
+
+def decayed(lr: float, lr_decay: float, t: float) -> float:
+    """`step` of AdaGrad."""
+    return lr / (1.0 + (t - 1.0) * lr_decay)
+
+
+def corrected(lr: float, power1: float) -> float:
+    """`step` of Adam, with beta1**t."""
+    return lr / (1.0 - power1)
+
+
+def corrected_root(power2: float) -> float:
+    """`r` of Adam, with beta2**t."""
+    return 1.0 / sqrt(1.0 - power2)
+
+
+def corrected_both(lr: float, power1: float, power2: float) -> float:
+    """`step` of Adam with `eps_hat`."""
+    return lr * sqrt(1.0 - power2) / (1.0 - power1)
+
+
 def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
     """The scalars of step `t`, which counts from 1: all in double, left to right as written.
 
@@ -197,7 +220,7 @@ def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
         else:
             x["a"] = 1.0 if t == 1 else 1.0 - hyper.dampening
     elif function is adagrad:
-        x["step"] = lr / (1.0 + (t - 1) * hyper.lr_decay)
+        x["step"] = decayed(lr, hyper.lr_decay, t)
     elif function is rmsprop:
         x["mu"], x["a"] = hyper.momentum, 1.0
         if hyper.momentum_form == "lr_inside" and RULES[hyper.rule].flags.get("velocity"):
@@ -206,12 +229,11 @@ def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
         if hyper.bias_correction:
             power = pow if hyper.libm_pow else power_by_squaring
             power1, power2 = power(hyper.beta1, t), power(hyper.beta2, t)
-            root2 = math.sqrt(1.0 - power2)
             if hyper.eps_hat:
-                x["step"] = lr * root2 / (1.0 - power1)
+                x["step"] = float(corrected_both(lr, power1, power2))
             else:
-                x["step"] = lr / (1.0 - power1)
-                x["r"] = 1.0 / root2
+                x["step"] = corrected(lr, power1)
+                x["r"] = float(corrected_root(power2))
         if not math.isnan(hyper.denom_scale):
             x["r"] = hyper.denom_scale
     if not math.isnan(hyper.step_size):

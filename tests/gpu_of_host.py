@@ -57,8 +57,11 @@ class Device:
     def allocate(self, nbytes):
         return Memory(nbytes)
 
-    def clear(self, address, nbytes):
+    def clear_now(self, address, nbytes):
         view(address, nbytes)[:] = 0
+
+    def clear(self, address, nbytes, stream):
+        return self._do, ("clear", stream, self.clear_now, address, nbytes)
 
     def upload(self, address, host):
         copy(address, host.ctypes.data, host.nbytes)

@@ -1,12 +1,16 @@
 """Kernels for GPUs against cyopt/rules.py, bit for bit, without a GPU; see gpu_of_host.py."""
 
+import itertools
+import random
+
 import gpu_of_host
 import numpy as np
 import pytest
 from gpu_of_host import HostArray
 from same_bits import same_bits
 from test_bits import content, shifted
-from variants import VARIANTS, name
+from test_one_pass import CONTENTS, OPTIONS, Run
+from variants import FORMULAS, VARIANTS, name
 
 import cyopt
 
@@ -39,3 +43,26 @@ def test_kernels_have_the_bits_of_the_rules(gpu, variant, dtype):
         for state, b in entry.items():
             a = ours[key][state]
             assert a == b if state == "step" else same_bits(a, b), f"{state} of {key} differs"
+
+
+class OnGpu(Run):
+    """The same steps as `Run`, of arrays on a GPU."""
+
+    def make(self, cls, params, **kwargs):
+        return cls([HostArray(param) for param in params], **kwargs)
+
+    def step(self, grads, norms):
+        done = self.opt.step([None if g is None else HostArray(g) for g in grads], norms=norms)
+        assert (done is None) == self.opt.groups[0].skip_nonfinite
+        return not self.opt.skipped
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_one_pass(gpu, option, dtype, full):
+    chosen = random.Random(option + dtype)
+    formulas = FORMULAS if full else chosen.sample(FORMULAS, 2)
+    for (cls, formula), norms in itertools.product(formulas, (False, True)):
+        variant = cls, {**formula, **OPTIONS[option]}
+        for kind in CONTENTS if full else chosen.sample(CONTENTS, 1):
+            OnGpu(variant, dtype, kind, norms).same(Run(variant, dtype, kind, norms, True))

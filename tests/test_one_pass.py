@@ -54,7 +54,7 @@ class Run:
         self.params = [
             shifted(content("normal", n, dtype, rng), i % 3) for i, n in enumerate(SIZES)
         ]
-        self.opt = cls(self.params, lr=0.05, **kwargs)
+        self.opt = self.make(cls, self.params, lr=0.05, **kwargs)
         if reference:
             cyopt.reference.attach(self.opt)
         self.measured, self.grads = [], []
@@ -65,10 +65,16 @@ class Run:
             grads = [strided(g, rng) if i % 4 == 3 else shifted(g, i % 2)
                      for i, g in enumerate(grads)]  # fmt: skip
             grads[step] = None
-            done = self.opt.step(grads, norms=norms)
+            done = self.step(grads, norms)
             opt = self.opt
             self.measured.append((done, opt.grad_norm, opt.update_norm, opt.param_norm, opt.steps))
             self.grads.append(grads)
+
+    def make(self, cls, params, **kwargs):
+        return cls(params, **kwargs)
+
+    def step(self, grads, norms):
+        return self.opt.step(grads, norms=norms)
 
     def same(self, other):
         """Bit for bit; norms that are NaN are equal."""
@@ -80,8 +86,8 @@ class Run:
         yield from self.params
         for grads in self.grads:
             yield from (grad for grad in grads if grad is not None)
-        for entry in self.opt.state.values():
-            yield from entry.values()
+        for entry in self.opt.state_dict()["state"].values():
+            yield from (array for name, array in entry.items() if name != "step")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -48,7 +48,7 @@ class DeviceArray:
         device = driver.device(other.device)
         made = cls._allocated(other.where, other.device)
         if value == 0:
-            device.clear(made.address, made.nbytes)
+            device.clear_now(made.address, made.nbytes)
         else:
             made.set(np.full(other.shape, value, other.dtype))
         return made

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from cyopt.cuda import layout
+from cyopt.cuda.driver import THREADS
 from cyopt.cuda.source import VECTOR_BYTES, Source
 
 
@@ -23,15 +25,25 @@ def names(module: ModuleType, dtype: str) -> dict[str, Any]:
     from numba import cuda
 
     width = VECTOR_BYTES // np.dtype(dtype).itemsize
+    real = np.dtype(dtype).type
     return {
+        **{name: value for name, value in vars(layout).items() if isinstance(value, int)},
+        "THREADS": THREADS,
+        "ITEMSIZE": real().itemsize,
         "cuda": cuda,
-        "h_zero": np.dtype(dtype).type(0),
+        "h_zero": real(0),
+        "real": real,
+        "double": np.float64,
         "load_int": module.load("int64"),
+        "store_int": module.store("int64"),
+        "load_double": module.load("float64"),
+        "store_double": module.store("float64"),
         "load": module.load(dtype),
         "store": module.store(dtype),
         "load_vector": module.load(dtype, width),
         "store_vector": module.store(dtype, width),
         **module.arithmetic(dtype),
+        **{f"{name}_double": f for name, f in module.arithmetic("float64").items()},
     }
 
 

@@ -5,6 +5,7 @@ Imported without them, they are asked for when the first array on a GPU comes al
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 import weakref
@@ -129,7 +130,7 @@ class Device:
         with self:
             return Memory(int(_call("cuMemAlloc", max(nbytes, 1))), self.ordinal)
 
-    def clear(self, address: int, nbytes: int) -> None:
+    def clear_now(self, address: int, nbytes: int) -> None:
         """Set bytes to zero, and wait until that is done."""
         with self:
             _call("cuMemsetD8", address, 0, nbytes)
@@ -176,6 +177,10 @@ class Device:
         """What `later` is given from now on waits for what `earlier` has been given."""
         core_stream(later).wait(core_stream(earlier))
 
+    def clear(self, address: int, nbytes: int, stream: int) -> Call:
+        """Bytes set to zero in the order of a stream, to be called."""
+        return _call, ("cuMemsetD8Async", address, 0, nbytes, stream)
+
     def copy(self, target: int, source: int, nbytes: int, stream: int) -> Call:
         """A copy within the GPU in the order of a stream, to be called."""
         return _call, ("cuMemcpyDtoDAsync", target, source, nbytes, stream)
@@ -195,7 +200,8 @@ class Pinned:
 
         self._buffer = LegacyPinnedMemoryResource().allocate(8 * math.prod(shape))
         self.address = int(self._buffer.handle)
-        self.array = np.frombuffer(self._buffer, np.int64).reshape(shape)
+        numbers = (ctypes.c_int64 * math.prod(shape)).from_address(self.address)
+        self.array = np.frombuffer(numbers, np.int64).reshape(shape)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,19 +12,26 @@ from cyopt import _cpu, trees
 from cyopt.arrays import Written
 from cyopt.cuda import cache, driver, libraries
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.source import (
+from cyopt.cuda.decision import Decision
+from cyopt.cuda.driver import Call
+from cyopt.cuda.gather import Gatherer, is_dense_like
+from cyopt.cuda.layout import (
     AVERAGE,
     COLUMNS,
     GRAD,
+    GRAD_SQUARES,
     PARAM,
+    PARAM_SQUARES,
     SIZE,
     STATE,
-    Source,
-    Variant,
-    kernel,
+    STEPS,
+    UPDATE_SQUARES,
+    WAS_SKIPPED,
 )
+from cyopt.cuda.source import Source, Variant, kernel
 from cyopt.cuda.tables import Table, chunks_of
 from cyopt.hyper import Hyper
+from cyopt.measured import NOT_MEASURED, PENDING, Done
 
 if TYPE_CHECKING:
     from cyopt.parameters import Layout
@@ -81,7 +89,14 @@ class Plan:
         self._known_params = [param.identity for param in params]
         self._known_grads: list[Any] = []
         self._lenders: list[DeviceArray] = []  # arrays whose streams a step is ordered with
+        self._gatherers: dict[int, Gatherer] = {}
+        self._gathered: set[int] = set()  # the parameters whose gradients are gathered now
         self._hypers: Sequence[Hyper] = ()
+        self._decision: Decision | None = None
+        self._current = False  # whether the GPU's counters are
+        # What `fetch` has to take up: whether the step may have been skipped, and had all norms.
+        self._norms = False  # whether the batches are for a step that measures them
+        self._unknown: tuple[bool, bool] | None = None
         self._versions: list[tuple[_cpu.Version, int]] | None = None
 
     def set_hypers(
@@ -93,10 +108,11 @@ class Plan:
         self._hypers, self._versions = hypers, versions
 
     @staticmethod
-    def _options(hyper: Hyper) -> tuple[str, bool, bool]:
-        """What of the hyperparameters decides the kernel."""
+    def _options(hyper: Hyper) -> tuple[str, bool, bool, bool, bool]:
+        """What of the hyperparameters decides which kernels there are."""
         coupled = hyper.decay == "coupled" and hyper.weight_decay != 0
-        return hyper.rule, coupled, hyper.clip_value != 0
+        limited, clips = hyper.clip_value != 0, hyper.clip_norm != 0
+        return hyper.rule, coupled, limited, clips, bool(hyper.skip_nonfinite)
 
     def again(
         self,
@@ -106,18 +122,18 @@ class Plan:
         node: trees.Node | None,
         norms: bool,
         stream: Any = None,
-    ) -> bool | None:
+    ) -> Done | None:
         """One step if all is as it was when it was checked; else None, and nothing is done."""
         if gate is None:
             return self._again(params, grads, node, norms, stream)
         if self._versions is None or any(v.value != known for v, known in self._versions):
             return None
-        done: bool | None = gate.run(self._again, params, grads, node, norms, stream)
+        done: Done | None = gate.run(self._again, params, grads, node, norms, stream)
         return done
 
     def _again(
         self, params: Any, grads: Any, node: trees.Node | None, norms: bool, stream: Any
-    ) -> bool | None:
+    ) -> Done | None:
         if not self._known_grads:
             return None
         try:
@@ -125,7 +141,9 @@ class Plan:
             given = trees.leaves(grads, node, "grads")
         except (TypeError, ValueError):  # which the full look tells
             return None
-        if not self.same_params(values) or not _are(given, self._known_grads):
+        if norms != self._norms or not self.same_params(values):
+            return None
+        if not _are(given, self._known_grads):
             return None
         return self._launch(norms, stream)
 
@@ -133,40 +151,59 @@ class Plan:
         """Whether the parameters lie where they did."""
         return _are(values, self._known_params)
 
-    def run(
-        self, grads: Sequence[DeviceArray | None], norms: bool, stream: Any = None
-    ) -> bool:
+    def run(self, grads: Sequence[DeviceArray | None], norms: bool, stream: Any = None) -> Done:
         """One step with gradients that have been checked; None skips a parameter."""
-        column = [grad.address if grad is not None else 0 for grad in grads]
-        if column != self._rows.host[:, GRAD].tolist():
-            self._rows.host[:, GRAD], self._rows.changed = column, True
+        addresses = [0 if g is None else self._address(i, g) for i, g in enumerate(grads)]
+        self._rows.set(np.array(addresses, np.int64), np.s_[:, GRAD])
         self._given = [i for i, grad in enumerate(grads) if grad is not None]
-        self._batches = self._make_batches()
+        self._known_grads = []  # unless all that follows comes to its end
+        self._batches = self._make_batches(self._measures(norms))
         self._lenders = _lenders([*self._params, *(g for g in grads if g is not None)])
         done = self._launch(norms, stream)
         self._known_grads = [None if grad is None else grad.identity for grad in grads]
+        self._norms = norms
         return done
 
-    def _make_batches(self) -> list[Batch]:
-        members: dict[tuple[Variant, int, int], list[int]] = {}
+    def _address(self, i: int, grad: DeviceArray) -> int:
+        """Where the kernels read a gradient; one that they cannot read is gathered first."""
+        param = self._params[i]
+        self._gathered.discard(i)
+        if is_dense_like(grad, param) or not param.size:
+            return grad.address
+        if i not in self._gatherers:
+            clears = self._layouts[self._group_of[i]].zero_grads
+            self._gatherers[i] = Gatherer(self._device, param, clears)
+        self._gathered.add(i)
+        self._gatherers[i].take(grad)
+        return self._gatherers[i].address
+
+    def _measures(self, norms: bool) -> bool:
+        """Whether the gradients are measured, and what follows is decided on the GPU."""
+        groups = {self._group_of[i] for i in self._given}
+        hypers = [self._hypers[g] for g in groups]
+        return norms or any(h.clip_norm != 0 or h.skip_nonfinite for h in hypers)
+
+    def _make_batches(self, decided: bool) -> list[Batch]:
+        members: dict[tuple[Any, ...], list[int]] = {}
+        if not decided:
+            self.fetch()
         for i in self._given:
             if self._params[i].size:
-                key = (self._variant(i), self._group_of[i], int(self._counts[i]))
-                members.setdefault(key, []).append(i)
+                numbers = () if decided else (self._group_of[i], int(self._counts[i]))
+                members.setdefault((self._variant(i, decided), *numbers), []).append(i)
         batches, first = [], 0
-        for (variant, _, _), indices in members.items():
-            chunks = np.concatenate([chunks_of(i, self._params[i].size, variant) for i in indices])
-            last = first + len(chunks)
-            if not np.array_equal(self._chunks.host[first:last], chunks):
-                self._chunks.host[first:last], self._chunks.changed = chunks, True
+        for (variant, *_), indices in members.items():
+            chunks = [chunks_of(i, self._params[i].size, variant.chunk) for i in indices]
+            last = first + sum(map(len, chunks))
+            self._chunks.set(np.concatenate(chunks), np.s_[first:last])
             source = kernel(variant)
             compiled = cache.kernel(source, self._device.ordinal)
-            batches.append(Batch(source, compiled, indices, first, len(chunks)))
+            batches.append(Batch(source, compiled, indices, first, last - first))
             first = last
         return batches
 
-    def _variant(self, i: int) -> Variant:
-        rule, coupled, limited = self._options(self._hypers[self._group_of[i]])
+    def _variant(self, i: int, decided: bool) -> Variant:
+        rule, coupled, limited, *_ = self._options(self._hypers[self._group_of[i]])
         return Variant(
             rule=rule,
             dtype=self._params[i].dtype.name,
@@ -174,40 +211,107 @@ class Plan:
             limited=limited,
             averaged=self._averages[i] is not None,
             zeroed=self._layouts[self._group_of[i]].zero_grads,
+            decided=decided,
         )
 
-    def _launch(self, norms: bool, given: Any) -> bool:
+    def _launch(self, norms: bool, given: Any) -> Done:
+        """Upload what changed, launch, and count; nothing is waited for."""
         if given is None:
             stream = self._params[0].stream
             others = {array.stream for array in self._lenders} - {stream}
         else:
             stream, others = libraries.stream_handle(given), set()
-        counts = self._counts.copy()
-        counts[self._given] += 1
-        now = int(self._counts[0] if self._keyed else self._steps[0]) + 1
-        steps = np.maximum(self._steps, now)
         with self._device:
             for other in others:
                 self._device.order(stream, other)
-            self._rows.upload(stream)
-            self._chunks.upload(stream)
-            calls = [call for batch in self._batches for call in self._calls(batch, stream)]
-            _cpu.perform(calls, [(self._counts, counts), (self._steps, steps)])
+            done = self._decided(norms, stream) if self._measures(norms) else self._plain(stream)
             for other in others:
                 self._device.order(other, stream)
+        return done
+
+    def _plain(self, stream: int) -> bool:
+        """A step whose scalars the host knows."""
+        self.fetch()
+        self._upload(stream)
+        self._current = False
+        calls = self._gather(stream)
+        calls += [call for batch in self._batches for call in self._calls(batch, stream)]
+        _cpu.perform(calls, [*self._counted(), (self._measured, np.array(NOT_MEASURED))])
         return True
 
-    def _calls(self, batch: Batch, stream: int) -> list[tuple[Any, ...]]:
-        """What a batch takes: functions with their arguments."""
+    def _decided(self, norms: bool, stream: int) -> Done:
+        """A step that is decided on the GPU, by its gradients."""
+        if self._decision is None:
+            arrays = (self._rows, self._params, self._group_of)
+            self._decision = Decision(self._device, *arrays)
+        skips = any(self._hypers[self._group_of[i]].skip_nonfinite for i in self._given)
+        if not skips:
+            self.fetch()  # which waits if the step before may have been skipped
+        decision = self._decision
+        copies = [not layout.average_from_zeros for layout in self._layouts]
+        decision.set_hypers(self._hypers, copies, self._given, self._counts)
+        decision.prepare(self._given)
+        if not self._current:
+            decision.set_counters(self._counts, int(self._steps[0]))
+        calls = self._gather(stream) + decision.decide(stream)
+        if norms:
+            calls += decision.keep_old(stream)
+        for batch in self._batches:
+            tables = self._rows.address, self._chunks.address + 8 * batch.first_chunk
+            launch = (batch.kernel, batch.n_chunks, stream, *map(np.int64, tables))
+            calls.append(self._device.launch(*launch))
+        if norms:
+            calls += decision.measure_change(stream)
+        self._upload(stream)
+        decision.upload(stream)
+        _cpu.perform(calls, [] if skips else self._counted())
+        self._current, self._unknown = True, (skips, norms)
+        return PENDING if skips else True
+
+    def _upload(self, stream: int) -> None:
+        self._rows.upload(stream)
+        self._chunks.upload(stream)
+        for i in self._gathered:
+            self._gatherers[i].upload(stream)
+
+    def _gather(self, stream: int) -> list[Call]:
+        return [call for i in sorted(self._gathered) for call in self._gatherers[i].calls(stream)]
+
+    def _counted(self) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """The counters, with what they are after a step that is not skipped."""
+        counts = self._counts.copy()
+        counts[self._given] += 1
+        now = int(self._counts[0] if self._keyed else self._steps[0]) + 1
+        return [(self._counts, counts), (self._steps, np.maximum(self._steps, now))]
+
+    def fetch(self) -> None:
+        """Wait for the GPU, and take up what the last steps measured and whether they counted."""
+        if self._unknown is None or self._decision is None:
+            return
+        skips, norms = self._unknown
+        counts, report = self._decision.counters()
+        skipped = report[WAS_SKIPPED] != 0
+        norm = [math.sqrt(report[i]) for i in (GRAD_SQUARES, UPDATE_SQUARES, PARAM_SQUARES)]
+        measured = np.array([norm[0], *(norm[1:] if norms and not skipped else [-1, -1]), skipped])
+        pairs = [(self._measured, measured)]
+        if skips:
+            now = counts[0] if self._keyed else int(report[STEPS])
+            pairs += [(self._counts, counts), (self._steps, np.maximum(self._steps, now))]
+        _cpu.perform([], pairs)
+        self._unknown = None
+
+    def _calls(self, batch: Batch, stream: int) -> list[Call]:
+        """What a batch takes whose scalars the host knows."""
         i = batch.members[0]
         hyper, count = self._hypers[self._group_of[i]], int(self._counts[i])
         scalars = _cpu.prepare(hyper, count + 1)
         real = self._params[i].dtype.type
         with np.errstate(over="ignore"):  # a limit beyond the dtype is none
             numbers = [real(scalars[name]) for name in batch.source.scalars]
-        tables = np.int64(self._rows.address), np.int64(self._chunks.address + 8 * batch.first_chunk)
-        launch = self._device.launch(batch.kernel, batch.n_chunks, stream, *tables, *numbers)
-        return [*(self._begin_average(i, stream) for i in batch.members if self._begins(i)), launch]
+        tables = self._rows.address, self._chunks.address + 8 * batch.first_chunk
+        own = (batch.kernel, batch.n_chunks, stream, *map(np.int64, tables))
+        begin = [self._begin_average(i, stream) for i in batch.members if self._begins(i)]
+        return [*begin, self._device.launch(*own, *numbers)]
 
     def _begins(self, i: int) -> bool:
         """Whether the average begins in this step, as a copy of the parameter."""

@@ -1,30 +1,34 @@
-"""The text of a CUDA kernel, made from the text of a rule in `cyopt.rules`.
-
-Operators become the primitives of `cyopt.cuda.primitives`, each of which rounds once; a compiler
-that may contract `a*b + c` finds none to contract. What is not an operator, a call of `sqrt`,
-`maximum` or `minimum`, a flag or a plain assignment is refused: a rule has nothing else.
-"""
+"""The text of kernels: of a rule, made from `cyopt.rules`, or of a kernel written in Python."""
 
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from cyopt import rules
 from cyopt.cuda.driver import THREADS
+from cyopt.cuda.layout import (
+    AVERAGE,
+    BEGINS,
+    DECISION,
+    FIRST_SCALAR,
+    GRAD,
+    PARAM,
+    ROW_BYTES,
+    SCALARS,
+    SKIPPED,
+    STATE,
+)
+from cyopt.cuda.rewrite import DoubleRewriter, RuleRewriter, parse
 
 VECTOR_BYTES = 16  # of a load or store by one thread
-CHUNK = 4 * THREADS * VECTOR_BYTES  # bytes of a parameter that a block updates
-# A row of the table, of 64-bit integers: the number of elements, then addresses.
-SIZE, PARAM, GRAD, STATE, AVERAGE, SCALARS, COLUMNS = 0, 1, 2, 3, 6, 7, 8
-_OPERATORS = {ast.Add: "add", ast.Mult: "mul", ast.Div: "div"}
-_FUNCTIONS = {"sqrt", "maximum", "minimum"}
+CHUNK_BYTES = 4 * THREADS * VECTOR_BYTES  # of a parameter, that a block updates
+# What the text of `decide` calls.
+_OF_STEPS = ("power_by_squaring", "decayed", "corrected", "corrected_root", "corrected_both")
 
 
 class Variant(NamedTuple):
@@ -59,7 +63,7 @@ class Variant(NamedTuple):
     @property
     def chunk(self) -> int:
         """Elements that a block updates."""
-        return CHUNK // self.itemsize
+        return CHUNK_BYTES // self.itemsize
 
 
 class Source(NamedTuple):
@@ -72,168 +76,115 @@ class Source(NamedTuple):
     scalars: tuple[str, ...]
 
 
-class _Rewrite(ast.NodeTransformer):
-    """Statements of `cyopt.rules` in terms of primitives; `h.x` becomes `h_x`."""
-
-    def __init__(self) -> None:
-        self.scalars: list[str] = []  # in the order of their first use
-        self.names: dict[str, str] = {}  # of the function in hand -> of the kernel
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        left, right = self.visit(node.left), self.visit(node.right)
-        operator = type(node.op)
-        if operator is ast.Sub:  # a - b is a + -b, also in its bits
-            operator, right = ast.Add, ast.UnaryOp(ast.USub(), right)
-        if operator not in _OPERATORS:
-            raise SyntaxError(f"a rule has no such operator: {ast.unparse(node)}")
-        return ast.Call(ast.Name(_OPERATORS[operator]), [left, right], [])
-
-    def visit_Call(self, node: ast.Call) -> ast.expr:
-        if not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS:
-            raise SyntaxError(f"a rule has no such call: {ast.unparse(node)}")
-        return ast.Call(node.func, list(map(self.visit, node.args)), [])
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        if node.attr != "zero" and node.attr not in self.scalars:
-            self.scalars.append(node.attr)
-        return ast.Name(f"h_{node.attr}")
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return ast.Name(self.names.get(node.id, node.id))
-
-    def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        raise SyntaxError(f"a rule has no number of its own: {ast.unparse(node)}")
-
-    def lines(
-        self, function: Callable[..., Any], flags: Mapping[str, bool], names: Mapping[str, str]
-    ) -> list[str]:
-        """A function's statements with its flags decided; its result goes to its first argument,
-        or to the arguments that it names."""
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-        assert isinstance(tree, ast.FunctionDef)
-        self.names = dict(names)
-        return list(self._statements(tree.body[1:], flags, tree.args.args[0].arg))
-
-    def _statements(
-        self, body: list[ast.stmt], flags: Mapping[str, bool], first: str
-    ) -> Iterator[str]:
-        for statement in body:
-            if isinstance(statement, ast.If) and isinstance(statement.test, ast.Name):
-                if flags.get(statement.test.id, False):
-                    yield from self._statements(statement.body, flags, first)
-            elif isinstance(statement, ast.Assign):
-                yield self._assign(statement.targets[0], statement.value)
-            elif not isinstance(statement, ast.Return) or statement.value is None:
-                raise SyntaxError(f"a rule has no such statement: {ast.unparse(statement)}")
-            elif not isinstance(statement.value, ast.Name | ast.Tuple):
-                yield self._assign(ast.Name(first), statement.value)
-
-    def _assign(self, target: ast.expr, value: ast.expr) -> str:
-        return f"{ast.unparse(self.visit(target))} = {ast.unparse(self.visit(value))}"
-
-
-def rule_lines(variant: Variant) -> tuple[list[str], list[str]]:
+def _rule(variant: Variant) -> tuple[list[str], list[str]]:
     """What is done with one element of each array, and the scalars that it takes."""
-    rule, rewrite = rules.RULES[variant.rule], _Rewrite()
+    rule, rewriter = rules.RULES[variant.rule], RuleRewriter()
     flags = {"coupled": variant.coupled, "limited": variant.limited}
-    lines = rewrite.lines(rules.prologue, flags, {})
-    lines += rewrite.lines(rule.function, rule.flags, {})
+    lines = rewriter.lines(rules.prologue, flags, {})
+    lines += rewriter.lines(rule.function, rule.flags, {})
     if variant.averaged:
-        lines += rewrite.lines(rules.average, {}, {"a": "average"})
-    return lines, rewrite.scalars
+        lines += rewriter.lines(rules.average, {}, {"a": "average"})
+    if variant.averaged and variant.decided:  # else the host copies it, before the first step
+        lines.insert(0, "average = p if begins else average")
+    return lines, rewriter.scalars
 
 
-_KERNEL = """\
-def {name}(table, chunks, {arguments}):
-    def update({arrays}):
-        {rule}
-        return {results}
+def _update(variant: Variant, lines: Sequence[str]) -> list[str]:
+    """The rule as a function of one element of each array."""
+    arrays = list(variant.columns)
+    written = [name for name in arrays if name != "g"]
+    return [f"def update({', '.join(arrays)}):", *_indented(*lines, f"return {', '.join(written)}")]
 
-    chunk = load_int(chunks + 8 * cuda.blockIdx.x)
-    row = table + {row_bytes} * (chunk >> 32)
-    first = {chunk} * (chunk & 0xFFFFFFFF)
-    n = min(load_int(row) - first, {chunk})
-    {addresses}
-    whole = n & -{width}
-    if ({all_addresses}) & 15 != 0:
-        whole = 0
-    i = {width} * cuda.threadIdx.x
-    while i < whole:
-        {load_vectors}
-        {update_vectors}
-        {store_vectors}
-        i += {stride}
-    i = whole + cuda.threadIdx.x
-    while i < n:
-        {load}
-        {update}
-        {store}
-        i += {threads}
-"""
+
+def _decision(variant: Variant, scalars: Sequence[str]) -> list[str]:
+    """Scalars from memory, instead of arguments; nothing is updated in a step that is skipped."""
+    place = {name: 8 * FIRST_SCALAR + variant.itemsize * SCALARS.index(name) for name in scalars}
+    clear = [
+        "i = cuda.threadIdx.x",
+        "while i < n:",
+        *_indented(f"store(at_g + {variant.itemsize} * i, h_zero)", f"i += {THREADS}"),
+    ]
+    return [
+        f"decision = load_int(row + {8 * DECISION})",
+        *(f"h_{name} = load(decision + {place[name]})" for name in scalars),
+        *[f"begins = load_int(decision + {8 * BEGINS}) != 0"] * variant.averaged,
+        f"if load_int(decision + {8 * SKIPPED}) != 0:",
+        *_indented(*(clear if variant.zeroed else []), "return"),
+    ]
+
+
+def _loops(variant: Variant) -> list[str]:
+    """Vectors where all arrays are aligned for them, then what is left, element by element."""
+    arrays, size = list(variant.columns), variant.itemsize
+    written = [name for name in arrays if name != "g"]
+    width = VECTOR_BYTES // size
+    zeros = ", ".join(["h_zero"] * width)
+    whole = [f"{name}s = load_vector(at_{name} + {size} * i)" for name in arrays]
+    for lane in range(width):
+        results = ", ".join(f"{name}{lane}" for name in written)
+        whole.append(f"{results} = update({', '.join(f'{name}s[{lane}]' for name in arrays)})")
+    for name in written:
+        values = ", ".join(f"{name}{lane}" for lane in range(width))
+        whole.append(f"store_vector(at_{name} + {size} * i, ({values}))")
+    whole += [f"store_vector(at_g + {size} * i, ({zeros}))"] * variant.zeroed
+    rest = [
+        *(f"{name} = load(at_{name} + {size} * i)" for name in arrays),
+        f"{', '.join(written)} = update({', '.join(arrays)})",
+        *(f"store(at_{name} + {size} * i, {name})" for name in written),
+        *[f"store(at_g + {size} * i, h_zero)"] * variant.zeroed,
+    ]
+    return [
+        f"whole = n & -{width}",
+        f"if ({' | '.join(f'at_{name}' for name in arrays)}) & {VECTOR_BYTES - 1} != 0:",
+        *_indented("whole = 0"),
+        f"i = {width} * cuda.threadIdx.x",
+        "while i < whole:",
+        *_indented(*whole, f"i += {width * THREADS}"),
+        "i = whole + cuda.threadIdx.x",
+        "while i < n:",
+        *_indented(*rest, f"i += {THREADS}"),
+    ]
 
 
 @cache
 def kernel(variant: Variant) -> Source:
-    """The kernel of a variant. Each block takes a chunk of one array: the row of that array in the
-    table, of its size and the addresses, and the place of the chunk, both in a number of `chunks`.
+    """The kernel of a variant, in which each block updates a chunk of one array.
+
+    A number of `chunks` has the row of the array in its upper half, the place of the chunk in the
+    array in its lower one. A row is of `cyopt.cuda.layout`.
     """
-    rule, scalars = rule_lines(variant)
-    columns, itemsize = variant.columns, variant.itemsize
-    arrays = list(columns)
-    written = [name for name in arrays if name != "g"]
-    width = VECTOR_BYTES // itemsize
-    lanes = range(width)
+    rule, scalars = _rule(variant)
+    arguments = ["table", "chunks", *([] if variant.decided else [f"h_{x}" for x in scalars])]
+    body = [
+        "chunk = load_int(chunks + 8 * cuda.blockIdx.x)",
+        f"row = table + {ROW_BYTES} * (chunk >> 32)",
+        f"first = {variant.chunk} * (chunk & 0xFFFFFFFF)",
+        f"n = min(load_int(row) - first, {variant.chunk})",
+        *(
+            f"at_{name} = load_int(row + {8 * column}) + {variant.itemsize} * first"
+            for name, column in variant.columns.items()
+        ),
+        *(_decision(variant, scalars) if variant.decided else []),
+        *_update(variant, rule),
+        *_loops(variant),
+    ]
+    text = "\n".join([f"def {variant.name}({', '.join(arguments)}):", *_indented(*body), ""])
+    passed = () if variant.decided else tuple(scalars)
+    return Source(variant.name, variant.dtype, text, ("table", "chunks"), passed)
 
-    def of_lane(names: list[str], lane: int) -> str:
-        return ", ".join(f"{name}{lane}" for name in names)
 
-    def lines(*parts: list[str], indent: int = 8) -> str:
-        return f"\n{' ' * indent}".join(line for part in parts for line in part)
+@cache
+def written(function: Callable[..., None], dtype: str) -> Source:
+    """A kernel that is written in Python, such as those of `cyopt.cuda.measure`."""
+    tree = parse(function)
+    arguments = tuple(argument.arg for argument in tree.args.args)
+    rewriter = DoubleRewriter()
+    called = [f for f in _OF_STEPS if f"{f}(" in ast.unparse(tree)]
+    functions = [rewriter.function(getattr(rules, f)) for f in called]
+    tree.name, tree.body = f"{tree.name}_{dtype}", [*functions, *tree.body[1:]]
+    text = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+    return Source(tree.name, dtype, text, arguments, ())
 
-    text = _KERNEL.format(
-        name=variant.name,
-        arguments=", ".join(f"h_{name}" for name in scalars),
-        arrays=", ".join(arrays),
-        rule=lines(rule),
-        results=", ".join(written),
-        row_bytes=8 * COLUMNS,
-        chunk=variant.chunk,
-        addresses=lines(
-            [
-                f"at_{name} = load_int(row + {8 * column}) + {itemsize} * first"
-                for name, column in columns.items()
-            ],
-            indent=4,
-        ),
-        width=width,
-        all_addresses=" | ".join(f"at_{name}" for name in arrays),
-        load_vectors=lines(
-            [f"{name}s = load_vector(at_{name} + {itemsize} * i)" for name in arrays]
-        ),
-        update_vectors=lines(
-            [
-                f"{of_lane(written, lane)} = update("
-                + ", ".join(f"{name}s[{lane}]" for name in arrays)
-                + ")"
-                for lane in lanes
-            ]
-        ),
-        store_vectors=lines(
-            [
-                f"store_vector(at_{name} + {itemsize} * i, ("
-                + ", ".join(f"{name}{lane}" for lane in lanes)
-                + "))"
-                for name in written
-            ],
-            [f"store_vector(at_g + {itemsize} * i, ({'h_zero, ' * width}))"] * variant.zeroed,
-        ),
-        stride=width * THREADS,
-        threads=THREADS,
-        load=lines([f"{name} = load(at_{name} + {itemsize} * i)" for name in arrays]),
-        update=f"{', '.join(written)} = update({', '.join(arrays)})",
-        store=lines(
-            [f"store(at_{name} + {itemsize} * i, {name})" for name in written],
-            [f"store(at_g + {itemsize} * i, h_zero)"] * variant.zeroed,
-        ),
-    )
-    return Source(variant.name, variant.dtype, text, ("table", "chunks"), tuple(scalars))
+
+def _indented(*lines: str) -> list[str]:
+    return [f"    {line}" for line in lines]

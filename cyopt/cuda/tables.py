@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from cyopt.cuda.driver import Device, Pinned
-from cyopt.cuda.source import Variant
 
 
 class Table:
@@ -24,6 +23,11 @@ class Table:
     def address(self) -> int:
         """Of the copy."""
         return self._memory.address
+
+    def set(self, values: Any, place: Any) -> None:
+        """Put other values into a part of it."""
+        if not np.array_equal(self.host[place], values):
+            self.host[place], self.changed = values, True
 
     def upload(self, stream: int) -> None:
         """Copy it, if it was changed, in the order of a stream; never waits."""
@@ -47,6 +51,10 @@ class Table:
         return pinned
 
 
-def chunks_of(row: int, size: int, variant: Variant) -> np.ndarray[Any, Any]:
-    """The numbers of the chunks of an array: its row in the upper half, their place in the lower."""
-    return (row << 32) | np.arange(-(-size // variant.chunk), dtype=np.int64)
+def chunks_of(row: int, size: int, chunk: int) -> np.ndarray[Any, Any]:
+    """A number for each chunk of an array: the array's row, and in the lower half the chunk's place.
+
+    >>> [hex(number) for number in chunks_of(3, 100, 64)]
+    ['0x300000000', '0x300000001']
+    """
+    return (row << 32) | np.arange(-(-size // chunk), dtype=np.int64)

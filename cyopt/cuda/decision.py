@@ -1,0 +1,279 @@
+"""What the kernels of `cyopt.cuda.measure` need, and the order in which they are launched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cyopt import _cpu
+from cyopt.cuda import cache, measure
+from cyopt.cuda.arrays import DeviceArray
+from cyopt.cuda.driver import THREADS, Call, Device
+from cyopt.cuda.layout import (
+    CORRECTED,
+    CORRECTED_HAT,
+    DAMPENED,
+    DECAYED,
+    DECISION,
+    DECISION_BYTES,
+    FAN,
+    GRAD,
+    GRAD_SQUARES,
+    HYPER,
+    HYPER_NUMBERS,
+    LANES,
+    NOTHING,
+    OLD,
+    PARAM,
+    PARAM_SQUARES,
+    REPORT_NUMBERS,
+    SCALARS,
+    SIZE,
+    STEPS,
+    SUM_CHUNK,
+    UPDATE_SQUARES,
+)
+from cyopt.cuda.source import written
+from cyopt.cuda.tables import Table, chunks_of
+from cyopt.hyper import Hyper
+
+Numbers = np.ndarray[Any, Any]
+DTYPES = ("float32", "float64")
+
+
+def hyper_numbers(hyper: Hyper, copies: bool, count: int | None) -> list[float]:
+    """What of a group's numbers `decide` reads, in the order of `cyopt.cuda.layout`.
+
+    With a `count` of completed steps, all is for the next one of these parameters alone.
+    """
+    later = _cpu.prepare(hyper, 2 if count is None else count + 1)
+    return [
+        *(later[name] for name in SCALARS),
+        *(hyper.lr, hyper.lr_decay, hyper.beta1, hyper.beta2),
+        later["k"] if hyper.decay == "after" else 1.0,
+        *(hyper.clip_norm, hyper.clip_eps, hyper.clip_per_array, hyper.skip_nonfinite),
+        copies,
+        _changes(hyper) if count is None else NOTHING,
+    ]
+
+
+def _changes(hyper: Hyper) -> int:
+    """Which of the scalars change from step to step."""
+    if hyper.rule in ("momentum", "nesterov") and hyper.momentum_form == "lr_outside":
+        return DAMPENED
+    if not math.isnan(hyper.step_size):
+        return NOTHING
+    if hyper.rule == "adagrad":
+        return DECAYED
+    if hyper.rule in ("adam", "amsgrad") and hyper.bias_correction:
+        return CORRECTED_HAT if hyper.eps_hat else CORRECTED
+    return NOTHING
+
+
+class Decision:
+    """The numbers of groups, counters and sums of a list of parameters on a GPU."""
+
+    def __init__(
+        self, device: Device, rows: Table, params: Sequence[DeviceArray], group_of: Sequence[int]
+    ) -> None:
+        self._device, self._rows, self._params = device, rows, params
+        n = len(params)
+        self._group_of = group_of
+        self._hypers = Table(device, (n, HYPER_NUMBERS))
+        # The counts of the parameters, then the report.
+        self._counters = Table(device, (n + REPORT_NUMBERS,))
+        self._report = self._counters.address + 8 * n
+        self._decisions = device.allocate(n * DECISION_BYTES)
+        self._n_bytes = n * DECISION_BYTES
+        rows.set(self._decisions.address + DECISION_BYTES * np.arange(n), np.s_[:, DECISION])
+        self._old: DeviceArray | Any = None
+        self._given: list[int] | None = None
+
+    def set_hypers(
+        self, hypers: Sequence[Hyper], copies: Sequence[bool], given: list[int], counts: Numbers
+    ) -> None:
+        """What the parameters with a gradient use from now on.
+
+        `libm_pow` is a function that a GPU has not: the host then computes the scalars, for each
+        count of steps, which it must know.
+        """
+        classes: dict[tuple[int, int | None], int] = {}
+        for i in given:
+            hyper = hypers[self._group_of[i]]
+            if hyper.libm_pow and hyper.skip_nonfinite:
+                raise ValueError(
+                    "libm_pow is True, for which the host computes beta**t, but with"
+                    " skip_nonfinite the GPU alone knows t; pass libm_pow=False"
+                )
+            key = self._group_of[i], int(counts[i]) if hyper.libm_pow else None
+            place = classes.setdefault(key, len(classes))
+            address = self._hypers.address + 8 * HYPER_NUMBERS * place
+            self._rows.set(np.int64(address), np.s_[i, HYPER])
+        numbers = [hyper_numbers(hypers[g], copies[g], count) for g, count in classes]
+        if numbers:
+            self._hypers.set(np.array(numbers, np.float64).view(np.int64), np.s_[: len(numbers)])
+
+    def set_counters(self, counts: Numbers, steps: int) -> None:
+        """Go on from these counts."""
+        report = np.zeros(REPORT_NUMBERS)
+        report[STEPS] = steps
+        self._counters.host[: len(counts)] = counts
+        self._counters.host[len(counts) :] = report.view(np.int64)
+        self._counters.changed = True
+
+    def counters(self) -> tuple[Numbers, Numbers]:
+        """The counts and the report as they are on the GPU, which is waited for."""
+        host = np.empty_like(self._counters.host)
+        self._device.download(host, self._counters.address)
+        n = len(self._params)
+        return host[:n], host[n:].view(np.float64)
+
+    def prepare(self, given: list[int]) -> None:
+        """Make the tables for a step in which these parameters have gradients."""
+        if given == self._given:
+            return
+        dtypes = [self._params[i].dtype.name for i in given]
+        self._members = [
+            i for d in DTYPES for i, own in zip(given, dtypes, strict=True) if own == d
+        ]
+        self._ranges = {"float32": (0, dtypes.count("float32"))}
+        self._ranges["float64"] = (self._ranges["float32"][1], len(given))
+        tables = _Sums([(i, self._params[i]) for i in self._members if self._params[i].size])
+        place = {i: j for j, i in enumerate(tables.rows)}
+        entries = [(i << 32) | place.get(i, 0) for i in self._members]
+        tables.parts.append(np.array(entries, np.int64))
+        self._tables = Table(self._device, (sum(map(len, tables.parts)) or 1,))
+        self._tables.set(np.concatenate(tables.parts), np.s_[: sum(map(len, tables.parts))])
+        self._entries = self._tables.address + 8 * sum(map(len, tables.parts[:-1]))
+        self._memory = self._device.allocate(8 * tables.n_values)
+        self._sums = tables
+        self._given = given
+
+    def upload(self, stream: int) -> None:
+        """All that changed."""
+        for table in (self._hypers, self._counters, self._tables):
+            table.upload(stream)
+
+    def decide(self, stream: int) -> list[Call]:
+        """Launches that measure the gradients and decide."""
+        launch = partial(self._launch, stream)
+        calls = [self._device.clear(self._decisions.address, self._n_bytes, stream)]
+        calls += self._measure(stream, GRAD, SIZE, GRAD_SQUARES)
+        ranges = [row for row in self._ranges.items() if row[1][0] < row[1][1]]
+        for dtype, (first, last) in ranges or [("float64", (0, 0))]:
+            tables = (self._rows.address, self._entries, len(self._members), first, last)
+            own = (self._memory.address + 8 * self._sums.per_array, self._counters.address)
+            leads = int(last == len(self._members))
+            calls.append(
+                launch(
+                    measure.decide, dtype, max(last - first, 1), *tables, *own, self._report, leads
+                )
+            )
+        return calls
+
+    def keep_old(self, stream: int) -> list[Call]:
+        """Copies of the parameters, from which `measure_change` tells how far they moved."""
+        if self._old is None:
+            self._old = [self._device.allocate(p.nbytes) for p in self._params]
+            self._rows.set(np.array([memory.address for memory in self._old]), np.s_[:, OLD])
+        return [
+            self._device.copy(self._old[i].address, p.address, p.nbytes, stream)
+            for i, p in enumerate(self._params)
+            if p.size
+        ]
+
+    def measure_change(self, stream: int) -> list[Call]:
+        """Launches that measure how far the parameters moved, and where they are."""
+        moved = self._measure(stream, PARAM, OLD, UPDATE_SQUARES)
+        return moved + self._measure(stream, PARAM, SIZE, PARAM_SQUARES)
+
+    def _measure(self, stream: int, column: int, subtracted: int, place: int) -> list[Call]:
+        sums, memory, tables = self._sums, self._memory.address, self._tables.address
+        launch = partial(self._launch, stream)
+        calls = []
+        for dtype, (first, n) in sums.chunks.items():
+            if n:
+                own = (tables + 8 * first, n, memory + 8 * LANES * first, column, subtracted)
+                calls.append(launch(measure.squares, dtype, LANES * n, self._rows.address, *own))
+        for level in sums.levels:
+            if level.sorts:
+                values, results = memory + 8 * level.values, memory + 8 * level.results
+                calls.append(launch(measure.rank, "float64", level.n, values, level.n, results))
+            else:
+                results = memory + 8 * level.results
+                if level is sums.levels[-1]:
+                    results = self._report + 8 * place
+                own = (memory + 8 * level.values, tables + 8 * level.entries, level.n, results)
+                calls.append(launch(measure.pairs, "float64", level.n, *own))
+        return calls
+
+    def _launch(
+        self, stream: int, kernel: Callable[..., None], dtype: str, n: int, *args: int
+    ) -> Call:
+        compiled = cache.kernel(written(kernel, dtype), self._device.ordinal)
+        blocks = -(-n // THREADS)
+        return self._device.launch(compiled, blocks, stream, *map(np.int64, args))
+
+
+class _Level:
+    """One launch on the way from many sums to one: places in the memory and in the tables."""
+
+    def __init__(self, values: int, results: int, n: int, entries: int, sorts: bool) -> None:
+        self.values, self.results, self.n = values, results, n
+        self.entries, self.sorts = entries, sorts
+
+
+class _Sums:
+    """The tables for sums of squares of some arrays, in the order of their dtypes.
+
+    `parts` are the tables one after the other; `n_values` is how many doubles are written.
+    """
+
+    def __init__(self, arrays: Sequence[tuple[int, DeviceArray]]) -> None:
+        self.rows = [i for i, _ in arrays]
+        chunks = [chunks_of(i, array.size, SUM_CHUNK) for i, array in arrays]
+        counts = [len(own) for own in chunks]
+        n_first = sum(n for n, (_, a) in zip(counts, arrays, strict=True) if a.itemsize == 4)
+        n = sum(counts)
+        self.chunks = {"float32": (0, n_first), "float64": (n_first, n - n_first)}
+        self.parts: list[Numbers] = [*chunks, np.zeros(0, np.int64)]
+        self.levels: list[_Level] = []
+        self.n_values = LANES * n
+        self._add(0, _cut([LANES] * n, LANES))
+        while max(counts, default=1) > 1:
+            self._add(self.levels[-1].results, _cut(counts, FAN))
+            counts = [-(-count // FAN) for count in counts]
+        self.per_array = self.levels[-1].results
+        k = len(arrays)
+        self.levels.append(_Level(self.per_array, self.n_values, k, 0, sorts=True))
+        self.n_values += k
+        while True:
+            self._add(self.levels[-1].results, _cut([k], FAN) or [0])
+            k = -(-k // FAN)
+            if k <= 1:
+                break
+        self.levels = [level for level in self.levels if level.n]
+        self.n_values += 1
+
+    def _add(self, values: int, entries: list[int]) -> None:
+        place = sum(map(len, self.parts))
+        self.levels.append(_Level(values, self.n_values, len(entries), place, sorts=False))
+        self.parts.append(np.array(entries, np.int64))
+        self.n_values += len(entries)
+
+
+def _cut(counts: Sequence[int], fan: int) -> list[int]:
+    """Entries for runs of values, each cut into pieces of `fan`: their first value and how many.
+
+    >>> [(entry >> 8, entry & 0xFF) for entry in _cut([5, 1, 0], 4)]
+    [(0, 4), (4, 1), (5, 1)]
+    """
+    entries, first = [], 0
+    for count in counts:
+        entries += [((first + i) << 8) | min(fan, count - i) for i in range(0, count, fan)]
+        first += count
+    return entries

@@ -1,0 +1,28 @@
+"""What lies where in the memory that kernels read: places in units of 8 bytes, which all fill."""
+
+# A row of the table, one for each parameter: the number of elements, then addresses.
+SIZE, PARAM, GRAD, STATE, AVERAGE, DECISION, HYPER, OLD, COLUMNS = 0, 1, 2, 3, 6, 7, 8, 9, 10
+ROW_BYTES = 8 * COLUMNS
+
+# What was decided about a parameter in this step: three integers, then its scalars in its dtype,
+# in the order of `SCALARS`, without gaps.
+NONFINITE, SKIPPED, BEGINS, FIRST_SCALAR, DECISION_BYTES = 0, 1, 2, 4, 160
+SCALARS = (
+    *("s", "limit", "wd", "k", "step", "mu", "a", "b1"),
+    *("c1", "b2", "c2", "r", "eps_in", "eps", "d", "e"),
+)
+
+# The numbers of a group, in double: the scalars of a step that is not the first, then what the
+# scalars that change from step to step are made of.
+S, STEP, A, R = (SCALARS.index(name) for name in ("s", "step", "a", "r"))
+LR, LR_DECAY, BETA1, BETA2, AFTER = 16, 17, 18, 19, 20  # AFTER: `step` is multiplied with it
+CLIP_NORM, CLIP_EPS, PER_ARRAY, SKIP, COPIES, CHANGES, HYPER_NUMBERS = 21, 22, 23, 24, 25, 26, 27
+# Values of CHANGES: which of the scalars change; `step` does from DECAYED on.
+NOTHING, DAMPENED, DECAYED, CORRECTED, CORRECTED_HAT = 0, 1, 2, 3, 4
+
+# What a step reports, in double.
+GRAD_SQUARES, UPDATE_SQUARES, PARAM_SQUARES, WAS_SKIPPED, STEPS, REPORT_NUMBERS = range(6)
+
+# Sums of squares, as `cyopt.rules.square_sum` has them; a thread has one of the lanes of a chunk.
+SUM_CHUNK, LANES = 4096, 16
+FAN = 32  # neighbours that a thread adds in pairs; a power of two, not below LANES

@@ -1,0 +1,205 @@
+"""Kernels, as Python functions, that decide a step on the GPU: norms, clipping, skipping, counters.
+
+    squares   gradients -> 16 sums for each chunk, and whether all is finite
+    pairs     neighbours are added in pairs, as often as it takes: one sum for each array
+    rank      those sums in ascending order; `pairs` again: the sum over all arrays
+    decide    the norm -> each parameter's scalars, its step count, and whether the step is skipped
+
+No kernel waits for other threads: what needs the results of all of them is the next kernel. What
+they compute is defined in `cyopt.rules`. They are never called: `cyopt.cuda.source` takes their
+text, and their words are those of `cyopt.cuda.names`.
+"""
+
+from __future__ import annotations
+
+from cyopt.cuda.driver import THREADS
+from cyopt.cuda.layout import (
+    AFTER,
+    BEGINS,
+    BETA1,
+    BETA2,
+    CHANGES,
+    CLIP_EPS,
+    CLIP_NORM,
+    COPIES,
+    CORRECTED,
+    DAMPENED,
+    DECAYED,
+    DECISION,
+    FIRST_SCALAR,
+    GRAD,
+    GRAD_SQUARES,
+    HYPER,
+    LANES,
+    LR,
+    LR_DECAY,
+    NONFINITE,
+    PER_ARRAY,
+    ROW_BYTES,
+    SIZE,
+    SKIP,
+    SKIPPED,
+    STEP,
+    STEPS,
+    SUM_CHUNK,
+    WAS_SKIPPED,
+    A,
+    R,
+    S,
+)
+from cyopt.cuda.names import (
+    ITEMSIZE,
+    add,
+    add_double,
+    corrected,
+    corrected_both,
+    corrected_root,
+    cuda,
+    decayed,
+    div_double,
+    double,
+    load,
+    load_double,
+    load_int,
+    mul,
+    mul_double,
+    power_by_squaring,
+    real,
+    sqrt_double,
+    store,
+    store_double,
+    store_int,
+)
+
+
+def squares(table, chunks, n_chunks, sums, column, subtracted):  # type: ignore[no-untyped-def]
+    """The squares of `s*g`, where `column` is of the gradients; else of x, or x less another."""
+    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    if thread < LANES * n_chunks:
+        chunk = load_int(chunks + 8 * (thread // LANES))
+        row = table + ROW_BYTES * (chunk >> 32)
+        first = SUM_CHUNK * (chunk & 0xFFFFFFFF)
+        last = min(load_int(row + 8 * SIZE), first + SUM_CHUNK)
+        address = load_int(row + 8 * column)
+        other = load_int(row + 8 * subtracted)
+        s = real(1.0)
+        if column == GRAD:
+            s = real(load_double(load_int(row + 8 * HYPER) + 8 * S))
+        total = 0.0
+        i = first + thread % LANES
+        while i < last:
+            x = mul(s, load(address + ITEMSIZE * i))
+            if subtracted != SIZE:
+                x = add(x, -load(other + ITEMSIZE * i))
+            if column == GRAD and add(x, -x) != real(0.0):
+                store_int(load_int(row + 8 * DECISION) + 8 * NONFINITE, 1)
+            total = add_double(total, mul_double(double(x), double(x)))
+            i += LANES
+        store_double(sums + 8 * thread, total)
+
+
+def pairs(values, entries, n, results):  # type: ignore[no-untyped-def]
+    """For each entry, the sum of the values from its upper part on, as many as its lower part."""
+    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    if thread < n:
+        entry = load_int(entries + 8 * thread)
+        at = values + 8 * (entry >> 8)
+        count = entry & 0xFF
+        if count == 0:
+            store_double(at, 0.0)
+        apart = 1
+        while apart < count:
+            i = 0
+            while i + apart < count:
+                left = load_double(at + 8 * i)
+                store_double(at + 8 * i, add_double(left, load_double(at + 8 * (i + apart))))
+                i += 2 * apart
+            apart *= 2
+        store_double(results + 8 * thread, load_double(at))
+
+
+def rank(values, n, results):  # type: ignore[no-untyped-def]
+    """The values in ascending order, NaN last."""
+    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    if thread < n:
+        x = load_double(values + 8 * thread)
+        place = 0
+        i = 0
+        while i < n:
+            y = load_double(values + 8 * i)
+            is_before = y < x or (x != x and y == y)
+            is_behind = x < y or (y != y and x == x)
+            if is_before or (i < thread and not is_behind):
+                place += 1
+            i += 1
+        store_double(results + 8 * place, x)
+
+
+def decide(table, entries, n, first, last, sums, counts, report, leads):  # type: ignore[no-untyped-def]
+    """What the parameters of the entries from `first` to `last` do in this step.
+
+    An entry is the row of a parameter that has a gradient, and in its lower part the place of its
+    sum. Who leads writes the report, of which the steps of the optimizer are a part.
+    """
+    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    skipped = 0
+    i = 0
+    while i < n:
+        row = table + ROW_BYTES * (load_int(entries + 8 * i) >> 32)
+        skips = load_double(load_int(row + 8 * HYPER) + 8 * SKIP) != 0.0
+        if skips and load_int(load_int(row + 8 * DECISION) + 8 * NONFINITE) != 0:
+            skipped = 1
+        i += 1
+    norm = sqrt_double(load_double(report + 8 * GRAD_SQUARES))
+    if thread == 0 and leads != 0:
+        store_double(report + 8 * WAS_SKIPPED, float(skipped))
+        steps = load_double(report + 8 * STEPS)
+        store_double(report + 8 * STEPS, add_double(steps, float(1 - skipped)))
+    if first + thread < last:
+        entry = load_int(entries + 8 * (first + thread))
+        number = entry >> 32
+        row = table + ROW_BYTES * number
+        decision = load_int(row + 8 * DECISION)
+        hyper = load_int(row + 8 * HYPER)
+        store_int(decision + 8 * SKIPPED, skipped)
+        t = load_int(counts + 8 * number) + 1
+        if skipped == 0:
+            store_int(counts + 8 * number, t)
+        copies = load_double(hyper + 8 * COPIES) != 0.0
+        store_int(decision + 8 * BEGINS, 1 if copies and t == 1 else 0)
+
+        scalars = decision + 8 * FIRST_SCALAR
+        i = 0
+        while i < 16:
+            store(scalars + ITEMSIZE * i, real(load_double(hyper + 8 * i)))
+            i += 1
+
+        clip_norm = load_double(hyper + 8 * CLIP_NORM)
+        if clip_norm != 0.0:
+            own = norm
+            if load_double(hyper + 8 * PER_ARRAY) != 0.0:
+                own = sqrt_double(load_double(sums + 8 * (entry & 0xFFFFFFFF)))
+            ratio = div_double(clip_norm, add_double(own, load_double(hyper + 8 * CLIP_EPS)))
+            if ratio > 1.0:
+                ratio = 1.0
+            s = mul_double(load_double(hyper + 8 * S), ratio)
+            store(scalars + ITEMSIZE * S, real(s))
+
+        changes = load_double(hyper + 8 * CHANGES)
+        lr = load_double(hyper + 8 * LR)
+        step = load_double(hyper + 8 * STEP)
+        if changes == DAMPENED and t == 1:
+            store(scalars + ITEMSIZE * A, real(1.0))
+        if changes == DECAYED:
+            step = decayed(lr, load_double(hyper + 8 * LR_DECAY), float(t))
+        if changes >= CORRECTED:
+            power1 = power_by_squaring(load_double(hyper + 8 * BETA1), t)
+            power2 = power_by_squaring(load_double(hyper + 8 * BETA2), t)
+            if changes == CORRECTED:
+                step = corrected(lr, power1)
+                store(scalars + ITEMSIZE * R, real(corrected_root(power2)))
+            else:
+                step = corrected_both(lr, power1, power2)
+        if changes >= DECAYED:
+            step = mul_double(step, load_double(hyper + 8 * AFTER))
+            store(scalars + ITEMSIZE * STEP, real(step))
