@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -29,8 +29,7 @@ def as_array(value: Any, what: str, written: bool = False) -> Array:
     if type(value) is np.ndarray:
         return value
     if is_on_gpu(value):
-        on_gpu: Any = DeviceArray.of(value, what)
-        return on_gpu
+        return cast("Array", DeviceArray.of(value, what))
     if type(value) is np.memmap:
         return value.view(np.ndarray)
     module, kind = type(value).__module__, type(value).__qualname__
@@ -121,6 +120,22 @@ def device_of(array: Array) -> int | None:
 def device_name(device: int | None) -> str:
     """Of a number of `device_of`, for errors."""
     return "the CPU" if device is None else f"GPU {device}"
+
+
+def as_array_on(value: Any, device: int | None, what: str, written: bool = False) -> Array:
+    """`as_array` of a gradient or state, which must be on the device of its parameter."""
+    if device is None and is_on_gpu(value):  # known without a driver
+        raise ValueError(
+            f"{what} is on a GPU but its parameter is on the CPU; copy it there: its library's"
+            " .get(), .cpu() or copy_to_host()"
+        )
+    array = as_array(value, what, written)
+    if device_of(array) != device:
+        raise ValueError(
+            f"{what} is on {device_name(device_of(array))} but its parameter is on"
+            f" {device_name(device)}; copy it there"
+        )
+    return array
 
 
 def to_host(array: Array) -> Array:

@@ -10,6 +10,8 @@ the parameter first, unless `ema_init="zeros"`.
 Each returns True, or False if `skip_nonfinite` skipped the step: repeat the same `step` then.
 
 All is checked before a byte is written; TypeError or ValueError names the argument.
+
+Arrays on a GPU: each call makes its tables anew and waits for the GPU; a class keeps them.
 """
 
 from __future__ import annotations
@@ -20,11 +22,17 @@ from typing import Any
 import numpy as np
 
 from cyopt import _cpu, calls, optimizers
-from cyopt.arrays import as_array, check_like, check_param, same_order
+from cyopt.arrays import (
+    as_array_on,
+    check_like,
+    check_param,
+    device_of,
+    same_order,
+)
 from cyopt.group import Group, layout
 from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number, is_scheduled
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import AVERAGE, as_grads, as_params, check_places
+from cyopt.parameters import AVERAGE, as_grads, as_params, check_places, plan_class
 
 
 def sgd_(
@@ -278,7 +286,8 @@ def _step(
     ]
     written = check_places(names, params, rows)
     checked = as_grads(grads, names, params, [own_layout] * len(params), written)
-    plan = _cpu.Plan(
+    measured = np.zeros(4)
+    plan = plan_class(device_of(params[0]) if params else None)(
         params,
         [[row[s] if s else None for s in own_layout.slots] for row in rows],
         [row.get(AVERAGE) for row in rows],
@@ -286,10 +295,14 @@ def _step(
         [0] * len(params),
         np.full(len(params), step - 1, np.int64),
         np.zeros(1, np.int64),
-        np.zeros(4),
+        measured,
         written,
     )
     plan.set_hypers([hyper])
+    if not isinstance(plan, _cpu.Plan):
+        plan.run(checked, False)
+        plan.fetch()
+        return not measured[3]
     call = _cpu.Call(plan)
     if not group.schedules:  # of a framework's default: another number at each step
         calls.keep(key, call)
@@ -312,7 +325,7 @@ def _as_lists(
 
 
 def _state(value: Any, param: np.ndarray[Any, Any], what: str) -> np.ndarray[Any, Any]:
-    array = as_array(value, what, written=True)
+    array = as_array_on(value, device_of(param), what, written=True)
     check_param(array, what)
     check_like(array, param.shape, param.dtype, what)
     if not same_order(array, param):

@@ -11,7 +11,8 @@ from cyopt import _cpu, checkpoint, conventions, trees
 from cyopt.group import CommonAttributes, Group, format_values, hyperparameters, is_groups, layout
 from cyopt.hyper import Hyper, unknown_name
 from cyopt.measured import PENDING, Done, Measured
-from cyopt.parameters import Averages, ParameterList, State, Versions, check_lasting
+from cyopt.parameters import ParameterList, Versions, check_lasting
+from cyopt.state import Averages, State
 
 Self = TypeVar("Self", bound="Optimizer")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from cyopt.arrays import (
     Array,
     Written,
     as_array,
+    as_array_on,
     as_own,
     check_apart,
     check_like,
@@ -26,7 +27,7 @@ from cyopt.arrays import (
     distinct,
 )
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.hyper import Hyper, unknown_name
+from cyopt.hyper import Hyper
 from cyopt.measured import Done
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
@@ -69,7 +70,7 @@ class Layout(NamedTuple):
 
 def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
     """The parameters as arrays that a step may write."""
-    arrays = []
+    arrays: list[Array] = []
     for value, name in zip(values, names, strict=True):
         array = as_array(value, f"parameter {name!r}", written=True)
         check_param(array, f"parameter {name!r}")
@@ -92,13 +93,8 @@ def as_grad(
     if isinstance(value, np.float32 | np.float64) and not layout.zero_grads:
         value = np.asarray(value)  # what NumPy makes of 0-d arrays
     # A view: nobody else can change its shape while it is read.
-    array = as_array(value, what, layout.zero_grads).view()
     device = like.device if isinstance(like, Spec) else device_of(like)
-    if device_of(array) != device:
-        raise ValueError(
-            f"{what} is on {device_name(device_of(array))} but its parameter is on"
-            f" {device_name(device)}; copy it there"
-        )
+    array = as_array_on(value, device, what, layout.zero_grads).view()
     cast = layout.cast_grads and array.dtype == np.float64
     check_like(array, like.shape, array.dtype if cast else like.dtype, what)
     check_read(array, what, written)
@@ -259,20 +255,22 @@ class ParameterList:
         averages = [state.get(AVERAGE) for state in self.state]
         arrays = (params, states, averages, self.layouts, self.group_of)
         counters = (self.counts, self.steps, self.measured)
-        return self._plan_class()(*arrays, *counters, written, self.keyed)
+        made = plan_class(self.device, self.plan_type)
+        return made(*arrays, *counters, written, self.keyed)
 
-    def _plan_class(self) -> type[Any]:
-        """The backend for where the parameters are."""
-        if self.device is None:
-            return self.plan_type
-        if self.plan_type is not _cpu.Plan:
-            raise TypeError(
-                f"the parameters are on {device_name(self.device)}, but {self.plan_type.__module__}"
-                " runs on the CPU; give it NumPy arrays"
-            )
-        from cyopt.cuda.plan import Plan
 
-        return Plan
+def plan_class(device: int | None, plan_type: type[Any] = _cpu.Plan) -> type[Any]:
+    """The backend for arrays on this device, as of `device_of`."""
+    if device is None:
+        return plan_type
+    if plan_type is not _cpu.Plan:
+        raise TypeError(
+            f"the parameters are on {device_name(device)}, but {plan_type.__module__} runs on the"
+            " CPU; give it NumPy arrays"
+        )
+    from cyopt.cuda.plan import Plan
+
+    return Plan
 
 
 def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[str]) -> None:
@@ -330,50 +328,3 @@ def check_places(
         arrays += state.values()
         places += [f"{slot} of {name!r}" for slot in state]
     return check_written(arrays, places)
-
-
-class State(Mapping[str, Mapping[str, Array]]):
-    """The state arrays: `opt.state[name]["exp_avg"]`. A read-only mapping of read-only mappings."""
-
-    def __init__(self, lists: Mapping[Any, ParameterList]) -> None:
-        self._where = {name: (p, i) for p in lists.values() for i, name in enumerate(p.names)}
-
-    def __getitem__(self, name: str) -> Mapping[str, Array]:
-        try:
-            parameters, i = self._where[name]
-        except KeyError:
-            known = [str(key) for key in self._where]
-            raise KeyError(f"no parameter {name!r}{unknown_name(str(name), known)}") from None
-        return parameters.state_of(i)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def __repr__(self) -> str:
-        return f"State({ {name: list(self[name]) for name in self} })"
-
-
-class Averages(Mapping[str, Array]):
-    """The parameters' averages: `opt.averages[name]`. A read-only mapping of those there are."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    def __getitem__(self, name: str) -> Array:
-        if AVERAGE not in self._state[name]:
-            raise KeyError(f"parameter {name!r} has no average; make its group with ema=0.999")
-        average = self._state[name][AVERAGE]
-        average.flags.writeable = False
-        return average
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self._state if AVERAGE in self._state[name])
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __repr__(self) -> str:
-        return f"Averages({list(self)})"

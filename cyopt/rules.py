@@ -155,6 +155,8 @@ def power_by_squaring(base: float, t: int) -> float:
     return result
 
 
+root = math.sqrt  # of doubles
+
 # What changes from step to step; a GPU that counts its steps itself computes it from these lines.
 
 
@@ -170,12 +172,12 @@ def corrected(lr: float, power1: float) -> float:
 
 def corrected_root(power2: float) -> float:
     """`r` of Adam, with beta2**t."""
-    return 1.0 / sqrt(1.0 - power2)
+    return 1.0 / root(1.0 - power2)
 
 
 def corrected_both(lr: float, power1: float, power2: float) -> float:
     """`step` of Adam with `eps_hat`."""
-    return lr * sqrt(1.0 - power2) / (1.0 - power1)
+    return lr * root(1.0 - power2) / (1.0 - power1)
 
 
 def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
@@ -230,10 +232,10 @@ def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
             power = pow if hyper.libm_pow else power_by_squaring
             power1, power2 = power(hyper.beta1, t), power(hyper.beta2, t)
             if hyper.eps_hat:
-                x["step"] = float(corrected_both(lr, power1, power2))
+                x["step"] = corrected_both(lr, power1, power2)
             else:
                 x["step"] = corrected(lr, power1)
-                x["r"] = float(corrected_root(power2))
+                x["r"] = corrected_root(power2)
         if not math.isnan(hyper.denom_scale):
             x["r"] = hyper.denom_scale
     if not math.isnan(hyper.step_size):

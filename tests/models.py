@@ -126,23 +126,32 @@ KINDS = {
     "bool": (lambda a: a.astype(bool), TypeError, "astype"),
     "other-endian": (lambda a: a.astype(a.dtype.newbyteorder()), TypeError, "byte order"),
     "unaligned": (unaligned, ValueError, "copy"),
-    "cuda": (lambda a: OnCuda(), TypeError, "copy it to the host"),
     "dlpack-device": (lambda a: Foreign(a, device=(2, 0)), TypeError, "CPU"),
     "dlpack-grad": (lambda a: Foreign(a, requires_grad=True), TypeError, "detach"),
 }
-PARAMS = KINDS | {
-    "None": (lambda a: None, TypeError, "numpy.ndarray"),
-    "read-only": (read_only, ValueError, "writable"),
-    "strided": (lambda a: np.repeat(a, 2, axis=-1)[..., ::2], ValueError, "ascontiguousarray"),
-    "negative": (lambda a: a.copy()[::-1], ValueError, "ascontiguousarray"),
-    "dlpack-read-only": (lambda a: Foreign(read_only(a)), (ValueError, BufferError), "."),
-}
-GRADS = KINDS | {
-    "shape": (lambda a: np.ones(a.size + 1, a.dtype), ValueError, r"expected \(2, 3\)"),
-    "flat": (lambda a: a.ravel(), ValueError, r"expected \(2, 3\)"),
-    "column": (lambda a: np.ones((2, 1), a.dtype), ValueError, r"expected \(2, 3\)"),
-    "float64": (lambda a: a.astype(np.float64), TypeError, "np.float64 scalar"),
-}
+# On a machine without a GPU; tests/test_cuda_refusals.py has those that there are.
+CUDA = {"cuda": (lambda a: OnCuda(), (RuntimeError, ValueError), "GPU")}
+PARAMS = (
+    KINDS
+    | CUDA
+    | {
+        "None": (lambda a: None, TypeError, "numpy.ndarray"),
+        "read-only": (read_only, ValueError, "writable"),
+        "strided": (lambda a: np.repeat(a, 2, axis=-1)[..., ::2], ValueError, "ascontiguousarray"),
+        "negative": (lambda a: a.copy()[::-1], ValueError, "ascontiguousarray"),
+        "dlpack-read-only": (lambda a: Foreign(read_only(a)), (ValueError, BufferError), "."),
+    }
+)
+GRADS = (
+    KINDS
+    | CUDA
+    | {
+        "shape": (lambda a: np.ones(a.size + 1, a.dtype), ValueError, r"expected \(2, 3\)"),
+        "flat": (lambda a: a.ravel(), ValueError, r"expected \(2, 3\)"),
+        "column": (lambda a: np.ones((2, 1), a.dtype), ValueError, r"expected \(2, 3\)"),
+        "float64": (lambda a: a.astype(np.float64), TypeError, "np.float64 scalar"),
+    }
+)
 
 
 def cases(table):

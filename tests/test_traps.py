@@ -196,8 +196,10 @@ def test_trap_unaligned_vectors(dtype, start):
 
 def test_trap_gpu_array_in_a_cpu_kernel():
     """17 (DeepSpeed's segfault)."""
-    with pytest.raises(TypeError, match="CUDA"):
+    with pytest.raises((RuntimeError, ValueError), match="GPU"):
         cyopt.SGD([OnCuda()])
+    with pytest.raises(ValueError, match="GPU"):
+        cyopt.SGD([np.ones((2, 3), np.float32)]).step([OnCuda()])
 
 
 def test_trap_int32_sizes():

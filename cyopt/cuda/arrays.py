@@ -39,7 +39,10 @@ class DeviceArray:
         if interface.get("mask") is not None:
             raise TypeError(f"{what} has a mask, which a step would ignore; pass the data alone")
         address = interface["data"][0]
-        device = driver.ordinal_of(address) if address else driver.current_ordinal()
+        try:
+            device = driver.ordinal_of(address) if address else driver.current_ordinal()
+        except RuntimeError as error:
+            raise RuntimeError(f"{what} is on a GPU: {error}") from error
         return cls(np.asarray(_Place(interface)), device, value)
 
     @classmethod
@@ -90,7 +93,8 @@ class DeviceArray:
     @property
     def shape(self) -> tuple[int, ...]:
         """As NumPy's, like all that follow."""
-        return self.where.shape
+        shape: tuple[int, ...] = self.where.shape
+        return shape
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -100,7 +104,8 @@ class DeviceArray:
     @property
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
-        return self.where.dtype
+        dtype: np.dtype[Any] = self.where.dtype
+        return dtype
 
     @property
     def itemsize(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from cyopt import _cpu
 from cyopt.cuda import cache, measure
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.driver import THREADS, Call, Device
+from cyopt.cuda.driver import THREADS, Call, Device, Memory
 from cyopt.cuda.layout import (
     CORRECTED,
     CORRECTED_HAT,
@@ -90,7 +90,7 @@ class Decision:
         self._decisions = device.allocate(n * DECISION_BYTES)
         self._n_bytes = n * DECISION_BYTES
         rows.set(self._decisions.address + DECISION_BYTES * np.arange(n), np.s_[:, DECISION])
-        self._old: DeviceArray | Any = None
+        self._old: list[Memory] = []
         self._given: list[int] | None = None
 
     def set_hypers(
@@ -177,7 +177,7 @@ class Decision:
 
     def keep_old(self, stream: int) -> list[Call]:
         """Copies of the parameters, from which `measure_change` tells how far they moved."""
-        if self._old is None:
+        if not self._old:
             self._old = [self._device.allocate(p.nbytes) for p in self._params]
             self._rows.set(np.array([memory.address for memory in self._old]), np.s_[:, OLD])
         return [
@@ -197,8 +197,9 @@ class Decision:
         calls = []
         for dtype, (first, n) in sums.chunks.items():
             if n:
-                own = (tables + 8 * first, n, memory + 8 * LANES * first, column, subtracted)
-                calls.append(launch(measure.squares, dtype, LANES * n, self._rows.address, *own))
+                places = (tables + 8 * first, n, memory + 8 * LANES * first)
+                squares = (self._rows.address, *places, column, subtracted)
+                calls.append(launch(measure.squares, dtype, LANES * n, *squares))
         for level in sums.levels:
             if level.sorts:
                 values, results = memory + 8 * level.values, memory + 8 * level.results

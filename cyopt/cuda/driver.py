@@ -29,11 +29,9 @@ def _driver() -> Any:
     """The module of the driver's functions, ready to be used."""
     try:
         from cuda.bindings import driver
-        from cuda.core import Device  # noqa: F401  # asks for a driver
+        from cuda.core import Device  # noqa: F401  # needs a driver
     except ImportError as error:
-        raise RuntimeError(
-            f"arrays on a GPU need the packages of cyopt[cuda]: {INSTALL}"
-        ) from error
+        raise RuntimeError(f"cyopt's packages for it are not installed: {INSTALL}") from error
     except RuntimeError as error:
         raise RuntimeError(_NO_DRIVER.format(error)) from error
     try:
@@ -41,20 +39,18 @@ def _driver() -> Any:
     except RuntimeError as error:  # no libcuda
         raise RuntimeError(_NO_DRIVER.format(error)) from error
     if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
-        raise RuntimeError(
-            "the CUDA driver finds no GPU; nvidia-smi and CUDA_VISIBLE_DEVICES tell why"
-        )
+        raise RuntimeError("the driver finds none; CUDA_VISIBLE_DEVICES and nvidia-smi tell why")
     _check(driver, (status,))
     version = _check(driver, driver.cuDriverGetVersion())
     if version < MIN_DRIVER:
         raise RuntimeError(
-            f"the CUDA driver is for CUDA {version // 1000}.{version % 1000 // 10}; cyopt's kernels"
+            f"the driver is for CUDA {version // 1000}.{version % 1000 // 10}, and cyopt's kernels"
             f" are compiled for CUDA {MIN_DRIVER // 1000}.0: install a newer driver"
         )
     return driver
 
 
-_NO_DRIVER = "arrays on a GPU need NVIDIA's driver, which is not there ({}); install it"
+_NO_DRIVER = "NVIDIA's driver is not there ({}); install it"
 
 
 def _check(driver: Any, result: tuple[Any, ...]) -> Any:
@@ -201,7 +197,7 @@ class Pinned:
         self._buffer = LegacyPinnedMemoryResource().allocate(8 * math.prod(shape))
         self.address = int(self._buffer.handle)
         numbers = (ctypes.c_int64 * math.prod(shape)).from_address(self.address)
-        self.array = np.frombuffer(numbers, np.int64).reshape(shape)
+        self.array = np.ctypeslib.as_array(numbers).reshape(shape)
 
 
 @cache

@@ -10,8 +10,7 @@ Address = int
 Number = Any
 
 cuda: Any = None
-ITEMSIZE = 0  # bytes of a number; each kernel's own
-ITEMSIZE: int  # bytes of a number
+ITEMSIZE = 0  # bytes of a number
 
 
 def load_int(address: Address) -> int:

@@ -48,7 +48,8 @@ def load(dtype: str, width: int = 1) -> Callable[..., Any]:
     def load(typing_context, address):  # type: ignore[no-untyped-def]
         return result(types.int64), generate
 
-    return load
+    made: Callable[..., Any] = load
+    return made
 
 
 def store(dtype: str, width: int = 1) -> Callable[..., Any]:
@@ -69,7 +70,8 @@ def store(dtype: str, width: int = 1) -> Callable[..., Any]:
     def store(typing_context, address, value):  # type: ignore[no-untyped-def]
         return types.void(types.int64, _type(dtype, width)), generate
 
-    return store
+    made: Callable[..., Any] = store
+    return made
 
 
 def _select(dtype: str, comparison: str) -> Callable[..., Any]:
@@ -83,7 +85,8 @@ def _select(dtype: str, comparison: str) -> Callable[..., Any]:
     def select(typing_context, a, b):  # type: ignore[no-untyped-def]
         return real(real, real), generate
 
-    return select
+    made: Callable[..., Any] = select
+    return made
 
 
 def arithmetic(dtype: str) -> dict[str, Callable[..., Any]]:

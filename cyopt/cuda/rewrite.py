@@ -58,8 +58,9 @@ class RuleRewriter(ast.NodeTransformer):
     def lines(
         self, function: Callable[..., Any], flags: Mapping[str, bool], names: Mapping[str, str]
     ) -> list[str]:
-        """A function's statements with its flags decided; its result goes to its first argument,
-        or to the arguments that it names.
+        """A function's statements with its flags decided.
+
+        Its result goes to its first argument, or to the arguments that it names.
         """
         tree = parse(function)
         self.names = dict(names)
@@ -96,9 +97,9 @@ class DoubleRewriter(ast.NodeTransformer):
         return ast.Call(ast.Name(f"{_OPERATORS[operator]}_double"), [left, right], [])
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        return ast.Call(
-            ast.Name(f"{ast.unparse(node.func)}_double"), [self.visit(node.args[0])], []
-        )
+        if ast.unparse(node.func) != "root":
+            raise SyntaxError(f"the scalars have no such call: {ast.unparse(node)}")
+        return ast.Call(ast.Name("sqrt_double"), [self.visit(node.args[0])], [])
 
     def function(self, function: Callable[..., Any]) -> ast.stmt:
         """A function without its docstring and types."""

@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-_C = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_int64}
+_C: dict[str, Any] = {
+    "float32": ctypes.c_float,
+    "float64": ctypes.c_double,
+    "int64": ctypes.c_int64,
+}
 
 
 def _at(address: Any, dtype: str, width: int) -> Any:

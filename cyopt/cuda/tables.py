@@ -52,7 +52,7 @@ class Table:
 
 
 def chunks_of(row: int, size: int, chunk: int) -> np.ndarray[Any, Any]:
-    """A number for each chunk of an array: the array's row, and in the lower half the chunk's place.
+    """A number for each chunk of an array: the array's row; in the lower half, the chunk's place.
 
     >>> [hex(number) for number in chunks_of(3, 100, 64)]
     ['0x300000000', '0x300000001']

@@ -1,0 +1,354 @@
+"""What a step on a GPU launches, uploads and keeps, without a GPU; see gpu_of_host.py."""
+
+import copy
+import pickle
+
+import gpu_of_host
+import numpy as np
+import pytest
+from gpu_of_host import HostArray
+from same_bits import same_bits, same_optimizers
+
+import cyopt
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    return gpu_of_host.stand_in(monkeypatch)
+
+
+SHAPES = [(3, 5), (), (0,), (9000,), (2, 3, 4)]
+
+
+class Pair:
+    """The same steps on the stand-in of a GPU and on the CPU."""
+
+    def __init__(self, cls=cyopt.Adam, shapes=SHAPES, dtype=np.float32, order="C", **kwargs):
+        rng = np.random.default_rng(0)
+        self.host = [np.asarray(rng.normal(size=s), dtype, order=order) for s in shapes]
+        self.grads = [np.asarray(rng.normal(size=s), dtype, order=order) for s in shapes]
+        self.expected = [array.copy("K") for array in self.host]
+        self.params = [HostArray(array) for array in self.host]
+        self.own_grads = [HostArray(grad.copy("K")) for grad in self.grads]
+        self.opt, self.cpu = cls(self.params, **kwargs), cls(self.expected, **kwargs)
+        cyopt.set_subnormals("keep")
+
+    def step(self, skipped=(), **kwargs):
+        def without(grads):
+            return [None if i in skipped else grad for i, grad in enumerate(grads)]
+
+        self.cpu.step(without([grad.copy("K") for grad in self.grads]))
+        return self.opt.step(without(self.own_grads), **kwargs)
+
+    def same(self):
+        for a, b in zip(self.host, self.expected, strict=True):
+            assert same_bits(a, b)
+        same_optimizers(self.opt, self.cpu)
+
+
+def names(log):
+    return [entry[0] for entry in log]
+
+
+def test_a_steady_step_is_one_launch(gpu):
+    pair = Pair()
+    pair.step()
+    for _ in range(3):
+        gpu.log.clear()
+        assert pair.step() is True
+        assert names(gpu.log) == ["launch"]
+    pair.same()
+
+
+def test_tables_go_up_again_when_an_address_moved(gpu):
+    pair = Pair()
+    pair.step()
+    pair.own_grads[0] = HostArray(pair.own_grads[0].array.copy())
+    gpu.log.clear()
+    pair.step()
+    assert names(gpu.log) == ["upload", "launch"]
+    pair.same()
+
+
+def test_without_some_gradients(gpu):
+    """Their bias corrections are behind from then on: more launches, until they are even."""
+    pair = Pair()
+    for skipped in ((), (3,), (0, 1, 2, 3, 4), (3,), ()):
+        pair.step(skipped)
+        pair.same()
+    gpu.log.clear()
+    pair.step()
+    assert names(gpu.log) == ["launch"] * 2
+    pair.same()
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}], ids=str)
+def test_groups(gpu, options):
+    arrays = [np.ones((4, 4), np.float32), np.ones(4, np.float32)]
+    twins = copy.deepcopy(arrays)
+
+    def made(params):
+        groups = [{"params": [params[0]], "weight_decay": 0.1}, {"params": [params[1]], "lr": 0.5}]
+        return cyopt.AdamW(groups, **options)
+
+    opt, cpu = made(list(map(HostArray, arrays))), made(twins)
+    grads = [np.full_like(a, 0.5) for a in arrays]
+    held = [[HostArray(grads[0])], [HostArray(grads[1])]]
+    for _ in range(3):
+        gpu.log.clear()
+        opt.step(held)
+        cpu.step([[grads[0]], [grads[1]]])
+    if not options:
+        assert names(gpu.log) == ["launch"] * 2
+    for a, b in zip(arrays, twins, strict=True):
+        assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("how", ["reversed", "repeated", "transposed", "cast"])
+def test_gradients_that_are_not_dense(gpu, how, order):
+    shape = (6, 6)
+    pair = Pair(shapes=[shape], order=order, cast_grads=how == "cast")
+    base = np.random.default_rng(1).normal(size=(12, 12)).astype(np.float32)
+    grad = {
+        "reversed": base[::-2, ::2],
+        "repeated": np.broadcast_to(base[0, :6], shape),
+        "transposed": base[:6, :6].T,
+        "cast": base[:6, :6].astype(np.float64)[:, ::-1],
+    }[how]
+    pair.grads, pair.own_grads = [np.array(grad)], [HostArray(grad)]
+    for _ in range(2):
+        gpu.log.clear()
+        pair.step()
+    assert names(gpu.log) == ["launch", "launch"]
+    pair.same()
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"skip_nonfinite": True}], ids=str)
+def test_schedules_and_changes_between_steps(gpu, options):
+    pair = Pair(cls=cyopt.AdamW, **options)
+    for lr in (0.1, 0.2, 0.0):
+        pair.opt.lr = pair.cpu.lr = lr
+        pair.opt.betas = pair.cpu.betas = (0.5, 0.75)
+        pair.step()
+        pair.step()
+        pair.same()
+    if "skip_nonfinite" in options:
+        with pytest.raises(ValueError, match="schedule.*set the number before each step"):
+            pair.opt.lr = lambda t: 0.1
+            pair.step()
+    else:
+        pair.opt.lr = pair.cpu.lr = cyopt.schedules.time_based(0.1, 0.5)
+        for _ in range(3):
+            pair.step()
+        pair.same()
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_clipping_that_is_turned_on_and_off(gpu, skip):
+    pair = Pair(skip_nonfinite=skip)
+    for clip_norm in (None, 0.1, None, 0.2):
+        pair.opt.clip_norm = pair.cpu.clip_norm = clip_norm
+        assert pair.step() is (None if skip else True)
+        pair.step()
+        pair.same()
+        assert pair.opt.grad_norm == pair.cpu.grad_norm
+    assert pair.opt.steps == 8
+
+
+def test_groups_of_which_one_may_skip(gpu):
+    """Which parameters have a gradient decides whether the host knows that the step counts."""
+    arrays = [np.ones(3, np.float32), np.ones(4, np.float32)]
+    twins = copy.deepcopy(arrays)
+
+    def made(params):
+        groups = [{"params": [params[0]], "skip_nonfinite": True}, {"params": [params[1]]}]
+        return cyopt.Adam(groups, clip_norm=1.0)
+
+    opt, cpu = made(list(map(HostArray, arrays))), made(twins)
+    for which in ("both", "second", "first", "nan", "second", "both"):
+        grads = [np.full_like(a, np.nan if which == "nan" else 0.5) for a in arrays]
+        given = [
+            g if which in ("both", "nan", w) else None for g, w in zip(grads, ("first", "second"))
+        ]
+        opt.step([[None if g is None else HostArray(g)] for g in given])
+        cpu.step([[g] for g in given])
+    same_optimizers(opt, cpu)
+    assert opt.steps == 5
+
+
+def test_a_skipped_step_is_known_when_it_is_asked_for(gpu):
+    pair = Pair(skip_nonfinite=True, zero_grads=True, ema=0.5)
+    pair.step()
+    pair.own_grads[3].array[77] = pair.grads[3][77] = np.inf
+    gpu.log.clear()
+    assert pair.step() is None
+    assert "upload" not in names(gpu.log)
+    assert pair.opt.skipped and pair.cpu.skipped
+    assert pair.opt.steps == 1 and not pair.own_grads[3].array.any()
+    pair.own_grads[3].array[...] = pair.grads[3][...] = 0.25
+    for own, grad in zip(pair.own_grads, pair.grads, strict=True):
+        own.array[...] = grad
+    pair.step()
+    pair.same()
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"skip_nonfinite": True}], ids=str)
+@pytest.mark.parametrize("way", ["state_dict", "pickle", "deepcopy", "to the CPU", "from the CPU"])
+def test_a_run_goes_on_with_the_same_bits(gpu, way, options):
+    pair = Pair(cls=cyopt.Adam, ema=0.9, **options)
+    for _ in range(2):
+        pair.step()
+    if way == "state_dict":
+        saved = pair.opt.state_dict()
+        pair.opt = cyopt.Adam(pair.params, ema=0.9, **options)
+        pair.opt.load_state_dict(saved)
+    elif way in ("pickle", "deepcopy"):
+        again = pickle.loads(pickle.dumps(pair.opt)) if way == "pickle" else copy.deepcopy(pair.opt)
+        again.step(pair.own_grads)
+        pair.cpu.step(pair.grads)
+        same_optimizers(again, pair.cpu)
+        return
+    elif way == "to the CPU":
+        moved = cyopt.Adam(pair.host, ema=0.9, **options)
+        moved.load_state_dict(pair.opt.state_dict())
+        moved.step(pair.grads)
+        pair.cpu.step(pair.grads)
+        same_optimizers(moved, pair.cpu)
+        return
+    else:
+        pair.opt.load_state_dict(pair.cpu.state_dict())
+    pair.step()
+    pair.same()
+
+
+def test_state_can_be_loaded_between_steps(gpu):
+    pair = Pair(shapes=[(5,), (7,)])
+    pair.step()
+    saved, before = pair.opt.state_dict(), [p.copy() for p in pair.host]
+    pair.step()
+    after = [p.copy() for p in pair.host]
+    pair.opt.load_state_dict(saved)
+    for param, old in zip(pair.host, before, strict=True):
+        param[...] = old
+    pair.opt.step(pair.own_grads)
+    assert all(map(same_bits, pair.host, after))
+    pair.same()
+
+
+def test_state_is_shown_as_arrays_on_the_gpu(gpu):
+    pair = Pair(shapes=[(2, 3)], order="F", ema=0.5)
+    pair.step()
+    exp_avg = pair.opt.state["0"]["exp_avg"]
+    assert exp_avg.__cuda_array_interface__["shape"] == (2, 3)
+    assert exp_avg.__cuda_array_interface__["strides"] == pair.host[0].strides
+    assert same_bits(exp_avg.copy_to_host(), pair.cpu.state["0"]["exp_avg"])
+    assert same_bits(pair.opt.averages["0"].copy_to_host(), pair.cpu.averages["0"])
+    assert pair.opt.averages["0"].__cuda_array_interface__["data"][1]  # read-only
+    assert repr(exp_avg) == "DeviceArray(float32 of shape (2, 3) on GPU 0)"
+    with pytest.raises(TypeError, match="copy_to_host"):
+        np.asarray(exp_avg)
+
+
+@pytest.mark.parametrize("cls", [cyopt.SGD, cyopt.Momentum, cyopt.RMSProp])
+def test_keys_and_unbound_use(gpu, cls):
+    arrays = {"w": np.ones(5, np.float32), "b": np.ones((), np.float64)}
+    twins, thirds = copy.deepcopy(arrays), copy.deepcopy(arrays)
+    keyed, unbound, cpu = cls(lr=0.1), cls(lr=0.1), cls(lr=0.1)
+    for _ in range(3):
+        grads = {key: np.full_like(array, 0.5) for key, array in arrays.items()}
+        for key, array in arrays.items():
+            held = HostArray(array)
+            assert keyed.update(key, held, HostArray(grads[key])) is held
+            cpu.update(key, twins[key], grads[key])
+        held = {key: HostArray(array) for key, array in thirds.items()}
+        unbound.step({key: HostArray(grad) for key, grad in grads.items()}, held)
+    for key, array in arrays.items():
+        assert same_bits(array, twins[key]) and same_bits(array, thirds[key])
+    same_optimizers(keyed, cpu)
+
+
+def test_functions(gpu):
+    w, g, m, v = (np.full(9, x) for x in (1.0, 0.5, 0.1, 0.2))
+    twins = [array.copy() for array in (w, g, m, v)]
+    args = {"step": 3, "lr": 0.1, "clip_norm": 0.1, "like": "keras"}
+    assert cyopt.adam_(*map(HostArray, (w, g, m, v)), **args) is True
+    cyopt.adam_(*twins, **args)
+    assert all(map(same_bits, (w, m, v), (twins[0], twins[2], twins[3])))
+    g[3] = np.nan
+    assert cyopt.sgd_(HostArray(w), HostArray(g), skip_nonfinite=True, lr=1.0) is False
+    assert same_bits(w, twins[0])
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+def test_steps_are_ordered_with_the_streams_of_all_arrays(gpu):
+    w, g = np.ones(4, np.float32), np.ones(4, np.float32)
+    opt = cyopt.SGD([HostArray(w, stream=7)])
+    opt.step([HostArray(g, stream=9)])
+    assert gpu.log[0] == ("order", 7, 9) and gpu.log[-1] == ("order", 9, 7)
+    assert {entry[1] for entry in gpu.log[1:-1]} == {7}
+    gpu.log.clear()
+    opt.step([HostArray(g, stream=7)])
+    assert ("order", 7, 9) not in gpu.log and {entry[1] for entry in gpu.log} == {7}
+
+
+class CudaStream:
+    def __init__(self, handle):
+        self.handle = handle
+
+    def __cuda_stream__(self):
+        return 0, self.handle
+
+
+class TorchStream:
+    cuda_stream = 11
+
+
+class CupyStream:
+    ptr = 11
+
+
+class NumbaStream:
+    class handle:  # noqa: N801  # a number of ctypes
+        value = 11
+
+
+@pytest.mark.parametrize("stream", [11, CudaStream(11), TorchStream, CupyStream, NumbaStream])
+def test_a_given_stream_is_the_only_one(gpu, stream):
+    pair = Pair(shapes=[(4,)])
+    for _ in range(2):
+        gpu.log.clear()
+        pair.step(stream=stream)
+        assert {entry[1] for entry in gpu.log} == {11}
+    gpu.log.clear()
+    pair.step()
+    assert {entry[1] for entry in gpu.log} == {1}
+    pair.same()
+
+
+def test_streams_that_are_none(gpu):
+    pair = Pair(shapes=[(4,)])
+    with pytest.raises(TypeError, match="stream is a str; expected a stream of torch"):
+        pair.step(stream="default")
+    with pytest.raises(TypeError, match="stream is given, but the parameters are on the CPU"):
+        pair.cpu.step(pair.grads, stream=11)
+
+
+def test_what_a_graph_captures_is_never_overwritten(gpu):
+    """A replay copies the tables from where they were: they stay as they are."""
+    pair = Pair(shapes=[(4,)])
+    pair.step()
+    gpu.capturing = True
+    pair.own_grads = [HostArray(pair.own_grads[0].array.copy())]
+    pair.step()
+    gpu.capturing = False
+    rows = pair.opt._lists[None].plan._rows
+    (captured,) = rows._captured
+    kept = captured.array.copy()
+    for _ in range(3):
+        pair.own_grads = [HostArray(pair.own_grads[0].array.copy())]
+        pair.step()
+    assert np.array_equal(captured.array, kept)
+    pair.same()
