@@ -1,6 +1,7 @@
-/* A libcuda.so.1 without a GPU, for tests/test_cuda_driver.py: memory is the host's, functions write
- * their names into a log, and a launch calls back with the kernel's name, blocks and arguments.
- * What is not here the bindings report as missing. CYOPT_STUB_* variables set what the driver tells.
+/* A libcuda.so.1 without a GPU, for tests/test_cuda_driver.py: memory is the host's, functions
+ * write their names into a log, and a launch calls back with the kernel's name, blocks and
+ * arguments. What is not here the bindings report as missing. CYOPT_STUB_* variables set what the
+ * driver tells.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -69,40 +70,77 @@ int cuInit(unsigned flags)
     (void)flags;
     return number("CYOPT_STUB_DEVICES", 1) ? 0 : CUDA_ERROR_NO_DEVICE;
 }
-int cuDriverGetVersion(int *v) { *v = number("CYOPT_STUB_VERSION", 13000); return 0; }
-int cuDeviceGetCount(int *n) { *n = number("CYOPT_STUB_DEVICES", 1); return 0; }
-int cuDeviceGet(int *d, int i) { *d = i; return 0; }
-int cuDeviceGetUuid(char *uuid, int d) { memset(uuid, d, 16); return 0; }
+int cuDriverGetVersion(int *v)
+{
+    *v = number("CYOPT_STUB_VERSION", 13000);
+    return 0;
+}
+int cuDeviceGetCount(int *n)
+{
+    *n = number("CYOPT_STUB_DEVICES", 1);
+    return 0;
+}
+int cuDeviceGet(int *d, int i)
+{
+    *d = i;
+    return 0;
+}
+int cuDeviceGetUuid(char *uuid, int d)
+{
+    memset(uuid, d, 16);
+    return 0;
+}
 int cuDeviceGetAttribute(int *v, int a, int d)
 {
     (void)d;
     *v = a == 75 ? 9 : a == 76 ? 0 : 1; /* compute capability 9.0 */
     return 0;
 }
-int cuDevicePrimaryCtxRetain(void **c, int d) CALL(*c = (void *)(intptr_t)(0x1000 + d))
-int cuDevicePrimaryCtxGetState(int d, unsigned *f, int *a) { (void)d; *f = 0; *a = 1; return 0; }
-int cuCtxGetCurrent(void **c) CALL(*c = current)
-int cuCtxSetCurrent(void *c) CALL(current = c)
-int cuCtxPushCurrent(void *c) CALL(current = c)
-int cuCtxPopCurrent(void **c) CALL(*c = current)
-int cuCtxGetDevice(int *d) CALL(*d = (int)((intptr_t)current - 0x1000))
-int cuCtxSynchronize(void) CALL()
-int cuCtxGetApiVersion(void *c, unsigned *v) { (void)c; *v = 13000; return 0; }
+int cuDevicePrimaryCtxRetain(void **c, int d)
+    CALL(*c = (void *)(intptr_t)(0x1000 + d)) int cuDevicePrimaryCtxGetState(int d, unsigned *f,
+                                                                             int *a)
+{
+    (void)d;
+    *f = 0;
+    *a = 1;
+    return 0;
+}
+int cuCtxGetCurrent(void **c) CALL(*c = current) int cuCtxSetCurrent(void *c)
+    CALL(current = c) int cuCtxPushCurrent(void *c) CALL(current = c) int cuCtxPopCurrent(void **c)
+        CALL(*c = current) int cuCtxGetDevice(int *d)
+            CALL(*d = (int)((intptr_t)current - 0x1000)) int cuCtxSynchronize(void)
+                CALL() int cuCtxGetApiVersion(void *c, unsigned *v)
+{
+    (void)c;
+    *v = 13000;
+    return 0;
+}
 
 /* Memory. */
-int cuMemAlloc(void **p, size_t n) CALL(*p = aligned_alloc(256, (n + 255) / 256 * 256))
-int cuMemFree(void *p) CALL(free(p))
-int cuMemAllocHost(void **p, size_t n) CALL(*p = aligned_alloc(256, (n + 255) / 256 * 256))
-int cuMemHostAlloc(void **p, size_t n, unsigned f) CALL((void)f; *p = aligned_alloc(256, (n + 255) / 256 * 256))
-int cuMemFreeHost(void *p) CALL(free(p))
-int cuMemsetD8(void *p, unsigned char x, size_t n) CALL(memset(p, x, n))
-int cuMemcpyHtoD(void *to, const void *from, size_t n) CALL(memcpy(to, from, n))
-int cuMemcpyDtoH(void *to, const void *from, size_t n) CALL(memcpy(to, from, n))
-int cuMemcpyDtoD(void *to, const void *from, size_t n) CALL(memcpy(to, from, n))
-int cuMemcpyHtoDAsync(void *to, const void *from, size_t n, void *s) CALL((void)s; memcpy(to, from, n))
-int cuMemcpyDtoDAsync(void *to, const void *from, size_t n, void *s) CALL((void)s; memcpy(to, from, n))
-int cuMemsetD8Async(void *p, unsigned char x, size_t n, void *s) CALL((void)s; memset(p, x, n))
-int cuPointerGetAttribute(void *value, int attribute, void *p)
+int cuMemAlloc(void **p,
+               size_t n) CALL(*p = aligned_alloc(256, (n + 255) / 256 * 256)) int cuMemFree(void *p)
+    CALL(free(p)) int cuMemAllocHost(void **p, size_t n)
+        CALL(*p = aligned_alloc(256, (n + 255) / 256 * 256)) int cuMemHostAlloc(void **p, size_t n,
+                                                                                unsigned f)
+            CALL((void)f; *p = aligned_alloc(256, (n + 255) / 256 * 256)) int cuMemFreeHost(void *p)
+                CALL(free(p)) int cuMemsetD8(void *p, unsigned char x, size_t n) CALL(
+                    memset(p, x, n)) int cuMemcpyHtoD(void *to, const void *from, size_t n)
+                    CALL(memcpy(to, from, n)) int cuMemcpyDtoH(void *to, const void *from, size_t n)
+                        CALL(memcpy(to, from, n)) int cuMemcpyDtoD(void *to, const void *from,
+                                                                   size_t n)
+                            CALL(memcpy(to, from, n)) int cuMemcpyHtoDAsync(void *to,
+                                                                            const void *from,
+                                                                            size_t n, void *s)
+                                CALL((void)s;
+                                     memcpy(to, from, n)) int cuMemcpyDtoDAsync(void *to,
+                                                                                const void *from,
+                                                                                size_t n, void *s)
+                                    CALL((void)s;
+                                         memcpy(to, from, n)) int cuMemsetD8Async(void *p,
+                                                                                  unsigned char x,
+                                                                                  size_t n, void *s)
+                                        CALL((void)s; memset(p, x, n)) int cuPointerGetAttribute(
+                                            void *value, int attribute, void *p)
 {
     (void)p;
     record(__func__);
@@ -111,10 +149,11 @@ int cuPointerGetAttribute(void *value, int attribute, void *p)
 }
 
 /* Code. */
-int cuLibraryLoadData(void **l, const void *c, void *a, void *b, unsigned n, void *d, void *e, unsigned m)
-    CALL((void)c, (void)a, (void)b, (void)n, (void)d, (void)e, (void)m; *l = new_handle())
-int cuLibraryUnload(void *l) CALL((void)l)
-int cuLibraryGetKernel(void **k, void *l, const char *name)
+int cuLibraryLoadData(void **l, const void *c, void *a, void *b, unsigned n, void *d, void *e,
+                      unsigned m)
+    CALL((void)c, (void)a, (void)b, (void)n, (void)d, (void)e, (void)m;
+         *l = new_handle()) int cuLibraryUnload(void *l)
+        CALL((void)l) int cuLibraryGetKernel(void **k, void *l, const char *name)
 {
     (void)l;
     record(__func__);
@@ -122,8 +161,17 @@ int cuLibraryGetKernel(void **k, void *l, const char *name)
     *k = (void *)(++n_kernels);
     return 0;
 }
-int cuKernelGetFunction(void **f, void *k) { *f = k; return 0; }
-int cuKernelGetAttribute(int *v, int a, void *k, int d) { (void)a, (void)k, (void)d; *v = 0; return 0; }
+int cuKernelGetFunction(void **f, void *k)
+{
+    *f = k;
+    return 0;
+}
+int cuKernelGetAttribute(int *v, int a, void *k, int d)
+{
+    (void)a, (void)k, (void)d;
+    *v = 0;
+    return 0;
+}
 struct config {
     unsigned grid[3], block[3], shared;
     void *stream;
@@ -138,19 +186,34 @@ int cuLaunchKernelEx(const struct config *c, void *f, void **arguments, void **e
 }
 
 /* Streams and events: everything is done at once. */
-int cuStreamIsCapturing(void *s, int *state) CALL((void)s; *state = number("CYOPT_STUB_CAPTURING", 0))
-int cuStreamWaitEvent(void *s, void *e, unsigned f) CALL((void)s, (void)e, (void)f)
-int cuStreamGetCtx(void *s, void **c) CALL((void)s; *c = current)
-int cuStreamGetFlags(void *s, unsigned *f) { (void)s; *f = 0; return 0; }
-int cuStreamSynchronize(void *s) CALL((void)s)
-int cuEventCreate(void **e, unsigned f) CALL((void)f; *e = new_handle())
-int cuEventRecord(void *e, void *s) CALL((void)e, (void)s)
-int cuEventQuery(void *e) CALL((void)e)
-int cuEventSynchronize(void *e) CALL((void)e)
-int cuEventDestroy(void *e) CALL((void)e)
+int cuStreamIsCapturing(void *s, int *state)
+    CALL((void)s; *state = number("CYOPT_STUB_CAPTURING",
+                                  0)) int cuStreamWaitEvent(void *s, void *e, unsigned f)
+        CALL((void)s, (void)e, (void)f) int cuStreamGetCtx(void *s, void **c)
+            CALL((void)s; *c = current) int cuStreamGetFlags(void *s, unsigned *f)
+{
+    (void)s;
+    *f = 0;
+    return 0;
+}
+int cuStreamSynchronize(void *s) CALL((void)s) int cuEventCreate(void **e, unsigned f)
+    CALL((void)f; *e = new_handle()) int cuEventRecord(void *e, void *s)
+        CALL((void)e, (void)s) int cuEventQuery(void *e)
+            CALL((void)e) int cuEventSynchronize(void *e) CALL((void)e) int cuEventDestroy(void *e)
+                CALL((void)e)
 
-int cuGetErrorName(int e, const char **s) { (void)e; *s = "CUDA_ERROR_STUB"; return 0; }
-int cuGetErrorString(int e, const char **s) { (void)e; *s = "an error of the stub"; return 0; }
+                    int cuGetErrorName(int e, const char **s)
+{
+    (void)e;
+    *s = "CUDA_ERROR_STUB";
+    return 0;
+}
+int cuGetErrorString(int e, const char **s)
+{
+    (void)e;
+    *s = "an error of the stub";
+    return 0;
+}
 
 int cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t flags, int *status)
 {

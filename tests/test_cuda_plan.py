@@ -134,7 +134,7 @@ def test_schedules_and_changes_between_steps(gpu, options):
         pair.step()
         pair.same()
     if "skip_nonfinite" in options:
-        with pytest.raises(ValueError, match="schedule.*set the number before each step"):
+        with pytest.raises(ValueError, match=r"schedule.*set the number before each step"):
             pair.opt.lr = lambda t: 0.1
             pair.step()
     else:

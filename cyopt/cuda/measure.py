@@ -203,3 +203,6 @@ def decide(table, entries, n, first, last, sums, counts, report, leads):  # type
         if changes >= DECAYED:
             step = mul_double(step, load_double(hyper + 8 * AFTER))
             store(scalars + ITEMSIZE * STEP, real(step))
+
+
+KERNELS = (squares, pairs, rank, decide)

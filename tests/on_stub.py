@@ -1,0 +1,142 @@
+"""Run by test_cuda_driver.py beside tests/stub_cuda.c: `python on_stub.py FUNCTION`."""
+
+import ctypes
+import sys
+from functools import cache
+
+import numpy as np
+
+C = {"float32": ctypes.c_float, "float64": ctypes.c_double}
+ON_LAUNCH = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_char_p,
+    ctypes.c_uint,
+    ctypes.c_uint,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_void_p),
+)
+
+
+@cache
+def stub():
+    library = ctypes.CDLL("libcuda.so.1")
+    library.stub_log.restype = ctypes.c_char_p
+    return library
+
+
+def log():
+    """The driver's functions that were called since the last time."""
+    names = stub().stub_log().decode().split()
+    stub().stub_clear()
+    return names
+
+
+def launching():
+    """Let launches do what the kernels do; returns what must stay alive."""
+    import kernels_on_host
+
+    from cyopt.cuda import cache as kernels
+    from cyopt.cuda import compiler
+
+    sources, cubin = {}, kernels.cubin
+
+    def remembered(source, capability):
+        code = cubin(source, capability)
+        sources[compiler.entry(code)] = source
+        return code
+
+    kernels.cubin = remembered
+
+    @ON_LAUNCH
+    def launch(name, blocks, threads, stream, arguments):
+        source = sources[name.decode()]
+        n = len(source.addresses)
+        numbers = [np.int64(ctypes.c_int64.from_address(arguments[i]).value) for i in range(n)]
+        for i in range(n, n + len(source.scalars)):
+            real = np.dtype(source.dtype).type
+            numbers.append(real(C[source.dtype].from_address(arguments[i]).value))
+        kernels_on_host.kernel(source)(blocks, threads, *numbers)
+
+    stub().stub_on_launch(launch)
+    return launch
+
+
+def made(**options):
+    """An optimizer of arrays on the stub's device, its gradients, and the same on the CPU."""
+    from gpu_of_host import HostArray
+
+    import cyopt
+
+    rng = np.random.default_rng(0)
+    params = [rng.normal(size=n).astype(np.float32) for n in (5, 20_000, 0)]
+    grads = [rng.normal(size=p.size).astype(np.float32) for p in params]
+    twins = [p.copy() for p in params]
+    cyopt.set_subnormals("keep")
+    opt = cyopt.Adam(list(map(HostArray, params)), lr=0.1, **options)
+    return opt, list(map(HostArray, grads)), cyopt.Adam(twins, lr=0.1, **options), grads
+
+
+def steady():
+    """A steady step calls the driver once."""
+    opt, grads, _, _ = made()
+    opt.step(grads)
+    log()
+    for _ in range(3):
+        opt.step(grads)
+        print(*log())
+
+
+def numba_free():
+    """Kernels from the disk are launched without Numba."""
+    opt, grads, _, _ = made()
+    opt.step(grads)
+    print("numba" in sys.modules, "llvmlite" in sys.modules)
+
+
+def bits():
+    """All that a step does, by way of the driver."""
+    from same_bits import same_optimizers
+
+    kept = launching()
+    for options in ({}, {"clip_norm": 0.5, "skip_nonfinite": True, "zero_grads": False}):
+        opt, grads, cpu, host_grads = made(ema=0.5, **options)
+        for _ in range(3):
+            opt.step(grads)
+            cpu.step(host_grads)
+        same_optimizers(opt, cpu)
+        assert opt.grad_norm == cpu.grad_norm
+        again, *_ = made(ema=0.5, **options)
+        again.load_state_dict(opt.state_dict())
+        same_optimizers(again, cpu)
+    del kept
+    print("same")
+
+
+def streams():
+    """Another library's stream is waited for, and waits."""
+    from gpu_of_host import HostArray
+
+    opt, grads, _, _ = made()
+    others = [HostArray(grad.array, stream=0x50) for grad in grads]
+    opt.step(others)
+    log()
+    opt.step(others)
+    print(*log())
+
+
+def without_packages():
+    """As on a machine where they are not installed."""
+    sys.modules["cuda.bindings"] = None
+    refused()
+
+
+def refused():
+    """What is missing is told."""
+    try:
+        made()
+    except RuntimeError as error:
+        print(error)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()

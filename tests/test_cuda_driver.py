@@ -1,0 +1,97 @@
+"""The driver's side of a step on a GPU, against a libcuda.so.1 that only writes down its calls."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import kernels_on_host
+import pytest
+
+if not kernels_on_host.has_compiler():
+    pytest.skip("make test-cuda installs what speaks to the driver", allow_module_level=True)
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory):
+    """The folder of the stub."""
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if not compiler or sys.platform != "linux":
+        pytest.skip("the stub needs Linux and a C compiler")
+    folder = tmp_path_factory.mktemp("stub")
+    flags = ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    library = folder / "libcuda.so.1"
+    subprocess.run([compiler, *flags, "-o", library, HERE / "stub_cuda.c", "-ldl"], check=True)
+    return folder
+
+
+@pytest.fixture
+def on_stub(stub, tmp_path):
+    """Run a function of on_stub.py; returns the lines that it prints."""
+
+    def run(name, **environment):
+        own = {"LD_LIBRARY_PATH": str(stub), "CYOPT_CACHE_DIR": str(tmp_path), **environment}
+        done = subprocess.run(
+            [sys.executable, HERE / "on_stub.py", name],
+            env={**os.environ, **own},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr  # the first step says nothing
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_a_steady_step_calls_the_driver_once(on_stub):
+    assert on_stub("steady") == ["cuLaunchKernelEx"] * 3
+
+
+def test_bits(on_stub):
+    assert on_stub("bits") == ["same"]
+
+
+def test_streams_wait_for_each_other(on_stub):
+    (line,) = on_stub("streams")
+    calls = line.split()
+    launch = calls.index("cuLaunchKernelEx")
+    for order in (calls[:launch], calls[launch:]):
+        assert order.index("cuEventRecord") < order.index("cuStreamWaitEvent")
+
+
+def test_kernels_are_kept_on_disk(on_stub, tmp_path):
+    on_stub("numba_free")
+    (kept,) = tmp_path.glob("adam_float32-sm_90-*.cubin")
+    made = kept.stat().st_mtime_ns
+    assert on_stub("numba_free") == ["False False"]
+    assert kept.stat().st_mtime_ns == made
+    kept.write_bytes(kept.read_bytes()[:-1])  # a file that is not whole is made again
+    on_stub("numba_free")
+    assert kept.stat().st_mtime_ns != made
+    assert on_stub("numba_free") == ["False False"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
+def test_a_folder_that_cannot_be_written(on_stub, tmp_path):
+    tmp_path.chmod(0o500)
+    assert on_stub("steady") == ["cuLaunchKernelEx"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "message"),
+    [
+        ("refused", {"CYOPT_STUB_DEVICES": "0"}, "finds none; CUDA_VISIBLE_DEVICES and nvidia-smi"),
+        ("refused", {"CYOPT_STUB_VERSION": "12040"}, "for CUDA 12.4, .*13.0: install a newer"),
+        ("refused", {"LD_LIBRARY_PATH": ""}, "NVIDIA's driver is not there"),
+        ("without_packages", {}, r"not installed: pip install 'cyopt\[cuda\]'"),
+    ],
+)
+def test_what_is_missing_is_told(on_stub, name, environment, message):
+    (line,) = on_stub(name, **environment)
+    assert line.startswith("parameter '0' is on a GPU: ")
+    assert re.search(message, line)
