@@ -1,17 +1,21 @@
-"""Kernels run on the CPU, thread by thread: by Numba's simulator, or compiled by LLVM.
+"""Kernels run on the CPU, thread by thread, in one of three ways.
 
-LLVM is given what Numba gives to NVVM: loads and stores, addresses, arithmetic are those of the
-GPU's kernel. Neither knows barriers or shared memory, which cyopt's kernels do not use.
+Compiled by LLVM they are what Numba gives to NVVM: loads, stores, addresses, arithmetic are those
+of the GPU's kernel. Where Numba's compiler for GPUs is not installed, Python runs their text. With
+NUMBA_ENABLE_CUDASIM=1 Numba's simulator does, which makes a thread for each thread. None knows
+barriers or shared memory, which cyopt's kernels do not use.
 """
 
 import ctypes
 import importlib.util
+import os
 import re
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 
-from cyopt.cuda import compiler
+from cyopt.cuda import compiler, simulated
 
 COMPUTE_CAPABILITY = (9, 0)
 C_TYPES = {
@@ -21,34 +25,48 @@ C_TYPES = {
 }
 
 
-def simulated():
-    """Whether this process has Numba's simulator instead of its compiler."""
-    from numba.core import config
-
-    return bool(config.ENABLE_CUDASIM)
+def simulates():
+    """Whether Numba's simulator is asked for."""
+    return os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 
 def has_compiler():
     """Whether Numba's compiler for GPUs and what it needs are installed."""
-    return all(map(importlib.util.find_spec, ("numba_cuda", "cuda", "cuda.core")))
+    return bool(importlib.util.find_spec("numba_cuda") and importlib.util.find_spec("cuda.core"))
 
 
 @cache
 def kernel(source):
     """A function of the number of blocks, that of threads, and the kernel's arguments."""
-    return _simulate(source) if simulated() else _compile(source)
+    if simulates():
+        return _simulate(source)
+    return _compile(source) if has_compiler() else _interpret(source)
 
 
 def _simulate(source):
     from numba import cuda
 
-    from cyopt.cuda import simulated as module
-
-    jitted = cuda.jit(compiler.function(source, module))
+    jitted = cuda.jit(compiler.function(source, simulated, cuda))
 
     def run(blocks, threads, *args):
         with np.errstate(all="ignore"):
             jitted[blocks, threads](*args)
+
+    return run
+
+
+def _interpret(source):
+    block, thread = SimpleNamespace(x=0), SimpleNamespace(x=0)
+    function = compiler.function(
+        source, simulated, SimpleNamespace(blockIdx=block, threadIdx=thread)
+    )
+
+    def run(blocks, threads, *args):
+        numbers = [int(x) if isinstance(x, np.int64) else x for x in args]
+        with np.errstate(all="ignore"):
+            for block.x in range(blocks):
+                for thread.x in range(threads):
+                    function(*numbers)
 
     return run
 
@@ -85,12 +103,13 @@ def _number(engine, name):
 
 def numba_ir(source):
     """What Numba gives to NVVM."""
+    from numba import cuda
     from numba.cuda.compiler import _compile_pyfunc_with_fixup
 
     from cyopt.cuda import primitives
 
     library, _ = _compile_pyfunc_with_fixup(
-        compiler.function(source, primitives),
+        compiler.function(source, primitives, cuda),
         compiler.signature(source),
         device=False,
         abi="numba",

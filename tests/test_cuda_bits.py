@@ -1,9 +1,14 @@
 """Kernels for GPUs against cyopt/rules.py, bit for bit, without a GPU; see gpu_of_host.py."""
 
 import itertools
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import gpu_of_host
+import kernels_on_host
 import numpy as np
 import pytest
 from gpu_of_host import HostArray
@@ -14,7 +19,10 @@ from variants import FORMULAS, VARIANTS, name
 
 import cyopt
 
-SIZES = (0, 1, 3, 4, 5, 31, 2047, 2049, 8191, 8192, 8193, 20_001)
+# Tails of vectors, of blocks and of chunks; few numbers where Python itself runs the kernels.
+COMPILED = kernels_on_host.has_compiler()
+SIZES = (0, 1, 3, 4, 5, 31, 2047, 2049, 8191, 8192, 8193, 20_001)[: None if COMPILED else 6]
+ONE_PASS_SIZES = (1, 15, 17, 0, 4097, *((9001, 70_003) if COMPILED else ()))
 
 
 @pytest.fixture
@@ -65,4 +73,13 @@ def test_one_pass(gpu, option, dtype, full):
     for (cls, formula), norms in itertools.product(formulas, (False, True)):
         variant = cls, {**formula, **OPTIONS[option]}
         for kind in CONTENTS if full else chosen.sample(CONTENTS, 1):
-            OnGpu(variant, dtype, kind, norms).same(Run(variant, dtype, kind, norms, True))
+            run = OnGpu(variant, dtype, kind, norms, sizes=ONE_PASS_SIZES)
+            run.same(Run(variant, dtype, kind, norms, reference=True, sizes=ONE_PASS_SIZES))
+
+
+def test_in_numbas_simulator():
+    pytest.importorskip("numba", reason="make test-cuda installs Numba")
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    script = Path(__file__).with_name("on_simulator.py")
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert done.stdout == "same\n", done.stderr

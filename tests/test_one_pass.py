@@ -48,11 +48,11 @@ def strided(array, rng):
 class Run:
     """A few steps of one optimizer; `everything` is all that they left behind."""
 
-    def __init__(self, variant, dtype, kind, norms, reference=False):
+    def __init__(self, variant, dtype, kind, norms, reference=False, sizes=SIZES):
         cls, kwargs = variant
         rng = np.random.default_rng([len(kind), len(dtype), *map(ord, name(variant))])
         self.params = [
-            shifted(content("normal", n, dtype, rng), i % 3) for i, n in enumerate(SIZES)
+            shifted(content("normal", n, dtype, rng), i % 3) for i, n in enumerate(sizes)
         ]
         self.opt = self.make(cls, self.params, lr=0.05, **kwargs)
         if reference:
@@ -61,7 +61,7 @@ class Run:
         grad_dtype = "float64" if kwargs.get("cast_grads") else dtype
         for step in range(3):
             grads = [content(kind if step == 1 else "normal", n, dtype, rng).astype(grad_dtype)
-                     for n in SIZES]  # fmt: skip
+                     for n in sizes]  # fmt: skip
             grads = [strided(g, rng) if i % 4 == 3 else shifted(g, i % 2)
                      for i, g in enumerate(grads)]  # fmt: skip
             grads[step] = None

@@ -21,10 +21,11 @@ from cyopt.cuda.driver import THREADS
 from cyopt.cuda.source import VECTOR_BYTES, Source
 
 
-def names(module: ModuleType, dtype: str) -> dict[str, Any]:
-    """What the text of a kernel of this dtype calls, of `cyopt.cuda.primitives` or `.simulated`."""
-    from numba import cuda
+def names(module: ModuleType, cuda: Any, dtype: str) -> dict[str, Any]:
+    """What the words of `cyopt.cuda.names` mean in a kernel of this dtype.
 
+    `module` is `cyopt.cuda.primitives` or `.simulated`, `cuda` tells a thread who it is.
+    """
     width = VECTOR_BYTES // np.dtype(dtype).itemsize
     real = np.dtype(dtype).type
     return {
@@ -48,11 +49,11 @@ def names(module: ModuleType, dtype: str) -> dict[str, Any]:
     }
 
 
-def function(source: Source, module: ModuleType) -> Callable[..., None]:
+def function(source: Source, module: ModuleType, cuda: Any) -> Callable[..., None]:
     """The kernel as a Python function, whose text tracebacks and debuggers show."""
     file = f"<cyopt kernel {source.name}>"
     linecache.cache[file] = (len(source.text), None, source.text.splitlines(True), file)
-    namespace = names(module, source.dtype)
+    namespace = names(module, cuda, source.dtype)
     exec(compile(source.text, file, "exec"), namespace)
     made: Callable[..., None] = namespace[source.name]
     return made
@@ -73,7 +74,7 @@ def lto_ir(source: Source, compute_capability: tuple[int, int]) -> bytes:
     from cyopt.cuda import primitives
 
     code, _ = cuda.compile(
-        function(source, primitives),
+        function(source, primitives, cuda),
         signature(source),
         device=False,
         abi="numba",

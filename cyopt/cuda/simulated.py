@@ -1,4 +1,4 @@
-"""The primitives for Numba's simulator: Python over the memory of the host."""
+"""The primitives in Python, over the memory of the host: for Numba's simulator, and without it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def store(dtype: str, width: int = 1) -> Callable[..., Any]:
 
     def store(address: Any, value: Any) -> None:
         values = value if width > 1 else (value,)
-        _at(address, dtype, width)[:] = [x.item() for x in values]
+        python = int if dtype == "int64" else float
+        _at(address, dtype, width)[:] = [python(x) for x in values]
 
     return store
 
