@@ -9,7 +9,7 @@ SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.px[di] cyopt/bench/*.pyx) setu
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-hosts sanitize fuzz fuzz-c bench bench-hosts lint clean
+.PHONY: demo test test-all test-cuda test-hosts sanitize fuzz fuzz-c bench bench-hosts lint clean
 .PRECIOUS: .venv-hosts-%/built
 
 demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
@@ -40,6 +40,17 @@ test-hosts-%: .venv-hosts-%/built
 	@$(PYTHON) -m venv .venv-hosts-$*
 	@.venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check -r $<
 	@PYTHONWARNINGS=ignore .venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@
+
+# What compiles kernels for GPUs is 300 MB; no GPU is needed.
+test-cuda: .venv-cuda/built  ## The tests of the code for GPUs, compiled and run on the CPU.
+	.venv-cuda/bin/python -m pytest $(wildcard tests/test_cuda_*.py) cyopt/cuda
+
+.venv-cuda/built: $(SOURCES)
+	@echo "Building cyopt into .venv-cuda with Numba's compiler for GPUs: some minutes."
+	@$(PYTHON) -m venv .venv-cuda
+	@PYTHONWARNINGS=ignore .venv-cuda/bin/pip install --quiet --disable-pip-version-check \
+		--editable ".[cuda,test]" nvidia-cuda-nvdisasm
 	@touch $@
 
 # A copy of the tree, built with checks of every access and every operation that C leaves undefined.

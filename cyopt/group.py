@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cyopt import _cpu
+from cyopt import _cpu, trees
 from cyopt.hyper import (
     CHOICES,
     FLAGS,
@@ -222,6 +222,28 @@ def is_groups(params: Any) -> bool:
         and len(params) > 0
         and all(isinstance(group, Mapping) and "params" in group for group in params)
     )
+
+
+def add_group(opt: Optimizer, group: Mapping[str, Any]) -> None:
+    """See `Optimizer.add_group`: all of it, or nothing."""
+    old = opt._lists[None]
+    old.params(trees.leaves(opt._tree(), opt._structure, "params"))
+    former = opt._structure
+    parts = former.children if opt._grouped and former else (former,)
+    parts = (*parts, trees.structure(group["params"]))
+    before = {name: getattr(opt, name) for name in opt._SAVED}
+    try:
+        given = opt._given if opt._grouped else [{"params": opt._given}]
+        opt._given, opt._grouped = [*given, group], True
+        opt._groups = (*opt._groups, opt._group(group))
+        opt._structure = trees.Node(tuple(range(len(parts))), parts, False)
+        made = opt._make_list(opt._tree())
+        made.take_state(old)
+        opt._lists = {None: made}
+    except BaseException:
+        for name, value in before.items():
+            setattr(opt, name, value)
+        raise
 
 
 class OneGroup:

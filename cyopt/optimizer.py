@@ -8,7 +8,15 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import numpy as np
 
 from cyopt import _cpu, checkpoint, conventions, trees
-from cyopt.group import CommonAttributes, Group, format_values, hyperparameters, is_groups, layout
+from cyopt.group import (
+    CommonAttributes,
+    Group,
+    add_group,
+    format_values,
+    hyperparameters,
+    is_groups,
+    layout,
+)
 from cyopt.hyper import Hyper, unknown_name
 from cyopt.measured import PENDING, Done, Measured
 from cyopt.parameters import ParameterList, Versions, check_lasting
@@ -177,27 +185,7 @@ class Optimizer(Measured, CommonAttributes):
             raise TypeError("this optimizer has no parameters of its own: make it with params")
         if not is_groups([group]):
             raise TypeError(f"group is {group!r}; expected a mapping with the key 'params'")
-        self._gate.run(self._add_group, group)
-
-    def _add_group(self, group: Mapping[str, Any]) -> None:
-        old = self._lists[None]
-        old.params(trees.leaves(self._tree(), self._structure, "params"))
-        former = self._structure
-        parts = former.children if self._grouped and former else (former,)
-        parts = (*parts, trees.structure(group["params"]))
-        before = {name: getattr(self, name) for name in self._SAVED}
-        try:
-            given = self._given if self._grouped else [{"params": self._given}]
-            self._given, self._grouped = [*given, group], True
-            self._groups = (*self._groups, self._group(group))
-            self._structure = trees.Node(tuple(range(len(parts))), parts, False)
-            made = self._make_list(self._tree())
-            made.take_state(old)
-            self._lists = {None: made}
-        except BaseException:
-            for name, value in before.items():
-                setattr(self, name, value)
-            raise
+        self._gate.run(add_group, self, group)
 
     def step(
         self, grads: Any, params: Any = None, norms: bool = False, stream: Any = None

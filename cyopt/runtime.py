@@ -13,6 +13,7 @@ import numpy as np
 from cyopt import _cpu
 from cyopt._version import __version__
 from cyopt.cgroup import cgroup_cpus
+from cyopt.cuda import driver
 
 
 def get_include() -> str:
@@ -127,7 +128,7 @@ def info() -> Info:
             + ("" if _cpu.HAS_THREADS else " (built without threads)"),
             "subnormals": get_subnormals(),
             "compiler": _cpu.COMPILER,
-            "CUDA": "not in this version",
+            "CUDA": driver.describe(),
             "NumPy": np.__version__,
             "Python": f"{platform.python_implementation()} {platform.python_version()}",
             "platform": f"{sys.platform} {platform.machine()}",

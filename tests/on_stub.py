@@ -124,6 +124,13 @@ def streams():
     print(*log())
 
 
+def info():
+    """What `python -m cyopt info` says."""
+    import cyopt
+
+    print(cyopt.info()["CUDA"])
+
+
 def without_packages():
     """As on a machine where they are not installed."""
     sys.modules["cuda.bindings"] = None

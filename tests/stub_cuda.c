@@ -85,6 +85,11 @@ int cuDeviceGet(int *d, int i)
     *d = i;
     return 0;
 }
+int cuDeviceGetName(char *name, int n, int d)
+{
+    snprintf(name, (size_t)n, "Stub %d", d);
+    return 0;
+}
 int cuDeviceGetUuid(char *uuid, int d)
 {
     memset(uuid, d, 16);

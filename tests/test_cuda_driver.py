@@ -56,6 +56,10 @@ def test_bits(on_stub):
     assert on_stub("bits") == ["same"]
 
 
+def test_info(on_stub):
+    assert on_stub("info") == ["0: Stub 0; driver for CUDA 13.0"]
+
+
 def test_streams_wait_for_each_other(on_stub):
     (line,) = on_stub("streams")
     calls = line.split()

@@ -84,6 +84,20 @@ def current_ordinal() -> int:
     return int(Device().device_id)
 
 
+def describe() -> str:
+    """The GPUs that there are, for `cyopt.info`."""
+    try:
+        driver = _driver()
+    except RuntimeError as error:
+        return f"no GPU: {error}"
+    version = _check(driver, driver.cuDriverGetVersion())
+    names = []
+    for ordinal in range(_call("cuDeviceGetCount")):
+        name = _call("cuDeviceGetName", 100, ordinal).split(b"\0")[0].decode()
+        names.append(f"{ordinal}: {name}")
+    return f"{', '.join(names)}; driver for CUDA {version // 1000}.{version % 1000 // 10}"
+
+
 class Memory:
     """Memory of a GPU, freed with the last reference: the driver then waits for its last use."""
 
