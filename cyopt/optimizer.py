@@ -79,10 +79,7 @@ class Optimizer(Measured, CommonAttributes):
 
     @property
     def steps(self) -> int:
-        """Completed steps; what schedules are called with.
-
-        Where a GPU decides whether steps are skipped, this waits for it.
-        """
+        """Completed steps; what schedules are called with. Waits for a GPU that decides skips."""
         self._fetch()
         return int(self._steps[0])
 
