@@ -78,9 +78,9 @@ def ordinal_of(address: int) -> int:
 
 def current_ordinal() -> int:
     """The number of the current GPU of this thread."""
+    _driver()  # tells what is missing
     from cuda.core import Device
 
-    _driver()
     return int(Device().device_id)
 
 
