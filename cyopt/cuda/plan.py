@@ -221,6 +221,12 @@ class Plan:
             others = {array.stream for array in self._lenders} - {stream}
         else:
             stream, others = libraries.stream_handle(given), set()
+        # The default stream cannot be captured; asking is a call of the driver.
+        if stream != libraries.LEGACY_STREAM and self._device.is_capturing(stream):
+            raise RuntimeError(
+                "the stream is captured into a CUDA graph, which would repeat this step's numbers,"
+                " such as bias corrections, and count no step; step outside of the graph"
+            )
         with self._device:
             for other in others:
                 self._device.order(stream, other)

@@ -16,7 +16,6 @@ class Table:
         self.host = np.zeros(shape, np.int64)
         self._device, self._memory = device, device.allocate(self.host.nbytes)
         self._slots: list[tuple[Pinned, Any]] = []  # with the event of the copy out of it
-        self._captured: list[Pinned] = []  # what a CUDA graph copies from at each replay
         self.changed = True
 
     @property
@@ -33,22 +32,12 @@ class Table:
         """Copy it, if it was changed, in the order of a stream; never waits."""
         if not self.changed:
             return
-        if self._device.is_capturing(stream):
-            self._captured.append(self._copy(self._new(), stream))
-        else:
-            free = next((i for i, (_, done) in enumerate(self._slots) if done()), None)
-            pinned = self._slots.pop(free)[0] if free is not None else self._new()
-            self._copy(pinned, stream)
-            self._slots.append((pinned, self._device.mark(stream)))
-        self.changed = False
-
-    def _new(self) -> Pinned:
-        return self._device.pinned(self.host.shape)
-
-    def _copy(self, pinned: Pinned, stream: int) -> Pinned:
+        free = next((i for i, (_, done) in enumerate(self._slots) if done()), None)
+        pinned = self._device.pinned(self.host.shape) if free is None else self._slots.pop(free)[0]
         pinned.array[...] = self.host
         self._device.upload_async(self.address, pinned, stream)
-        return pinned
+        self._slots.append((pinned, self._device.mark(stream)))
+        self.changed = False
 
 
 def chunks_of(row: int, size: int, chunk: int) -> np.ndarray[Any, Any]:
