@@ -81,8 +81,8 @@ class Decision:
         self, device: Device, rows: Table, params: Sequence[DeviceArray], group_of: Sequence[int]
     ) -> None:
         self._device, self._rows, self._params = device, rows, params
-        n = len(params)
         self._group_of = group_of
+        n = len(params)
         self._hypers = Table(device, (n, HYPER_NUMBERS))
         # The counts of the parameters, then the report.
         self._counters = Table(device, (n + REPORT_NUMBERS,))
@@ -146,9 +146,10 @@ class Decision:
         place = {i: j for j, i in enumerate(tables.rows)}
         entries = [(i << 32) | place.get(i, 0) for i in self._members]
         tables.parts.append(np.array(entries, np.int64))
-        self._tables = Table(self._device, (sum(map(len, tables.parts)) or 1,))
-        self._tables.set(np.concatenate(tables.parts), np.s_[: sum(map(len, tables.parts))])
-        self._entries = self._tables.address + 8 * sum(map(len, tables.parts[:-1]))
+        numbers = np.concatenate(tables.parts)
+        self._tables = Table(self._device, (len(numbers) or 1,))
+        self._tables.set(numbers, np.s_[: len(numbers)])
+        self._entries = self._tables.address + 8 * (len(numbers) - len(entries))
         self._memory = self._device.allocate(8 * tables.n_values)
         self._sums = tables
         self._given = given

@@ -94,8 +94,8 @@ class Plan:
         self._hypers: Sequence[Hyper] = ()
         self._decision: Decision | None = None
         self._current = False  # whether the GPU's counters are
-        # What `fetch` has to take up: whether the step may have been skipped, and had all norms.
         self._norms = False  # whether the batches are for a step that measures them
+        # What `fetch` has to take up: whether the step may have been skipped, and had all norms.
         self._unknown: tuple[bool, bool] | None = None
         self._versions: list[tuple[_cpu.Version, int]] | None = None
 
@@ -262,10 +262,7 @@ class Plan:
         calls = self._gather(stream) + decision.decide(stream)
         if norms:
             calls += decision.keep_old(stream)
-        for batch in self._batches:
-            tables = self._rows.address, self._chunks.address + 8 * batch.first_chunk
-            launch = (batch.kernel, batch.n_chunks, stream, *map(np.int64, tables))
-            calls.append(self._device.launch(*launch))
+        calls += [self._update(batch, stream) for batch in self._batches]
         if norms:
             calls += decision.measure_change(stream)
         self._upload(stream)
@@ -314,17 +311,21 @@ class Plan:
         real = self._params[i].dtype.type
         with np.errstate(over="ignore"):  # a limit beyond the dtype is none
             numbers = [real(scalars[name]) for name in batch.source.scalars]
-        tables = self._rows.address, self._chunks.address + 8 * batch.first_chunk
-        own = (batch.kernel, batch.n_chunks, stream, *map(np.int64, tables))
         begin = [self._begin_average(i, stream) for i in batch.members if self._begins(i)]
-        return [*begin, self._device.launch(*own, *numbers)]
+        return [*begin, self._update(batch, stream, *numbers)]
+
+    def _update(self, batch: Batch, stream: int, *numbers: Any) -> Call:
+        """The launch of a batch, with the scalars that its kernel takes as arguments."""
+        tables = self._rows.address, self._chunks.address + 8 * batch.first_chunk
+        args = (*map(np.int64, tables), *numbers)
+        return self._device.launch(batch.kernel, batch.n_chunks, stream, *args)
 
     def _begins(self, i: int) -> bool:
         """Whether the average begins in this step, as a copy of the parameter."""
         from_zeros = self._layouts[self._group_of[i]].average_from_zeros
         return self._averages[i] is not None and self._counts[i] == 0 and not from_zeros
 
-    def _begin_average(self, i: int, stream: int) -> tuple[Any, ...]:
+    def _begin_average(self, i: int, stream: int) -> Call:
         param, average = self._params[i], self._averages[i]
         assert average is not None
         return self._device.copy(average.address, param.address, param.nbytes, stream)
