@@ -18,6 +18,7 @@ Array = np.ndarray[Any, Any]
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _DLPACK_CPU = 1
+_LINE = 64  # bytes, of a cache
 _NUMPY = tuple(map(int, np.__version__.split(".")[:2]))
 
 
@@ -149,6 +150,28 @@ def assign(array: Array, values: Array) -> None:
         array.set(values)
     else:
         array[...] = values
+
+
+def full_like(param: Array, value: float) -> Array:
+    """A state array like its parameter, filled."""
+    if isinstance(param, DeviceArray):
+        return DeviceArray.like(param, value)
+    return _full_like_on_cpu(param, value)
+
+
+def _full_like_on_cpu(param: Array, value: float) -> Array:
+    """A state array with the strides of `param`, which begins in a cache line where that does.
+
+    A step begins a large array with the rest of its first line, so that all other stores fill whole
+    lines: of state too if it lies alike. The memory comes zeroed from the system, and is not
+    written before it is used.
+    """
+    memory = np.zeros(param.nbytes + _LINE, np.uint8)
+    start = (param.ctypes.data - memory.ctypes.data) % _LINE
+    array: Array = np.ndarray(param.shape, param.dtype, memory, start, param.strides)
+    if value:
+        array[...] = value
+    return array
 
 
 def _place(array: Array) -> Array:

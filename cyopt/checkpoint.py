@@ -12,7 +12,7 @@ from cyopt import _cpu
 from cyopt._version import __version__
 from cyopt.arrays import Array, as_array, as_own, assign, check_like, to_host
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.hyper import CHOICES, FLAGS, INITIAL
+from cyopt.hyper import CHOICES, FLAGS, INITIAL, UNSAVED
 from cyopt.measured import NOT_MEASURED
 from cyopt.parameters import ParameterList
 
@@ -31,7 +31,7 @@ def state_dict(opt: Optimizer) -> dict[str, Any]:
             state[name] = {"step": int(count), **{k: to_host(a) for k, a in arrays.items()}}
     groups = []
     for group in opt.groups:
-        values = {name: _saved(value) for name, value in group.values().items()}
+        values = {name: _saved(value) for name, value in _kept(group.values()).items()}
         groups.append(values)
     return {
         "cyopt": __version__,
@@ -40,6 +40,10 @@ def state_dict(opt: Optimizer) -> dict[str, Any]:
         "groups": groups,
         "state": state,
     }
+
+
+def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in UNSAVED}
 
 
 def _saved(value: Any) -> Any:
@@ -68,6 +72,7 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     elif missing := known - set(state):
         raise ValueError(f"state_dict has no state of {sorted(map(str, missing))}")
     for parameters in lists:
+        parameters.check_free()
         _check_entries(parameters, state)
     places = [place for parameters in lists for place in _places(parameters, state)]
     places += [(opt._steps, saved["steps"]), (opt._measured, NOT_MEASURED)]
@@ -77,8 +82,7 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     on_cpu = [pair for pair in pairs if not isinstance(pair[0], DeviceArray)]
     for parameters in lists:
         if parameters.device is not None:
-            parameters.fetch()
-            parameters.plan = None  # which was made for the old counts
+            parameters.drop_plan()  # which was made for the old counts
     _cpu.take_up(on_cpu, groups, opt, waiting)
     for array, filled in pairs:
         if isinstance(array, DeviceArray):
@@ -165,7 +169,7 @@ def _is_count(value: object) -> bool:
 
 def _changes(where: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers to set. What decides the formula must be equal, and schedules be there."""
-    same_names(where, saved, own)
+    same_names(where, saved, _kept(own))
     changes = {}
     for name, value in saved.items():
         if isinstance(value, np.ndarray):

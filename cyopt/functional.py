@@ -199,6 +199,8 @@ def _hyper(
             raise TypeError(f"{name} is a schedule; a function takes the number itself")
         if name == "params":
             raise TypeError("params is given; a function takes the arrays themselves")
+        if name == "capturable" and value:
+            raise TypeError("capturable is True; a function is told its step: use a class")
     scalars: dict[str, Any] = {
         name: checked_number(name, getattr(own, name))
         for name in ("step_size", "denom_scale")

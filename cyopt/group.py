@@ -212,6 +212,7 @@ def layout(group: Group, initial_values: Mapping[str, str]) -> Layout:
         average_from_zeros=group.ema_init == "zeros",
         zero_grads=group.zero_grads,
         cast_grads=group.cast_grads,
+        capturable=group.capturable,
     )
 
 
@@ -292,5 +293,6 @@ class CommonAttributes:
     skip_nonfinite = OneGroup()
     zero_grads = OneGroup()
     cast_grads = OneGroup()
+    capturable = OneGroup()
     ema = OneGroup()
     ema_init = OneGroup()

@@ -60,6 +60,7 @@ class Common(TypedDict, total=False):
     skip_nonfinite: bool
     zero_grads: bool
     cast_grads: bool
+    capturable: bool
     ema: Number | None
     ema_init: str
 
@@ -76,6 +77,7 @@ COMMON: Common = {
     "skip_nonfinite": False,
     "zero_grads": False,
     "cast_grads": False,
+    "capturable": False,
     "ema": None,
     "ema_init": "params",
 }
@@ -129,7 +131,10 @@ FLAGS = {
     "skip_nonfinite",
     "zero_grads",
     "cast_grads",
+    "capturable",
 }
+# Where a run goes on, rather than how: not part of what is saved.
+UNSAVED = ("capturable",)
 CHOICES = {
     "weight_decay_order": ("before", "after"),
     "momentum_form": ("lr_outside", "lr_inside", "average"),

@@ -190,7 +190,8 @@ class Optimizer(Measured, CommonAttributes):
         """Update all parameters in place from their gradients.
 
         Returns True, or False if `skip_nonfinite` skipped the step: then it has changed nothing,
-        but with `zero_grads` the gradients. On a GPU, which decides that without a wait, None.
+        but with `zero_grads` the gradients. Where a GPU decides that, or counts the steps
+        (`capturable`), None: nothing is waited for.
 
         `grads` has the structure of the parameters; a None in it skips a parameter. A gradient may
         have any strides and, without `zero_grads`, may be read-only. `params` is for an optimizer

@@ -49,6 +49,9 @@ class SGD(Optimizer):
     - skip_nonfinite: a step with an inf or NaN in a gradient changes nothing and returns False
     - zero_grads: a step, also one that is skipped, leaves zeros in the gradients
     - cast_grads: gradients of float32 parameters may be float64; each element is rounded once
+    - capturable: a CUDA graph may hold a step, and each replay is one: the GPU counts them, and
+      computes from its counts what changes, such as bias corrections. `step` returns None, and
+      `steps` waits for the GPU. A graph keeps the hyperparameters and addresses of its capture
     - ema: decay d of an average a of each parameter, `opt.averages[name]`: after a step
       `a = d*a + (1 - d)*p`; unchanged where the gradient is None. `ema_init` says where it starts:
       "params", as a copy of p before p's first step, or "zeros"

@@ -25,6 +25,7 @@ from cyopt.arrays import (
     device_name,
     device_of,
     distinct,
+    full_like,
 )
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.hyper import Hyper
@@ -33,7 +34,6 @@ from cyopt.measured import Done
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Versions = list[tuple[_cpu.Version, int]]  # of the groups, when their hypers were taken
 AVERAGE = "average"  # the state that holds the parameter's average
-_LINE = 64  # bytes
 
 
 class Spec(NamedTuple):
@@ -66,6 +66,7 @@ class Layout(NamedTuple):
     average_from_zeros: bool
     zero_grads: bool
     cast_grads: bool
+    capturable: bool
 
 
 def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
@@ -145,6 +146,7 @@ class ParameterList:
         self.specs = [Spec.of(array) for array in arrays]
         self.dtypes = {spec.dtype for spec in self.specs}
         self.device = device_of(arrays[0]) if arrays else None
+        _check_capturable(layouts, self.device, bool(arrays))
         self.layouts = list(layouts)
         self.layout_of = [layouts[g] for g in group_of]
         self.state = list(map(_new_state, arrays, self.layout_of))
@@ -178,11 +180,27 @@ class ParameterList:
 
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend."""
+        self.drop_plan()
+        self.plan_type = plan_type
+
+    def drop_plan(self) -> None:
+        """Look at all anew in the next step."""
+        self.check_free()
         self.fetch()
-        self.plan_type, self.plan = plan_type, None
+        self.plan = None
+
+    def check_free(self) -> None:
+        """No CUDA graph goes on with parameters, state and counters as they are now."""
+        if self.device is not None and self.plan is not None and self.plan.captured:
+            raise RuntimeError(
+                "a step was captured into a CUDA graph, which goes on with the parameters, state"
+                " and counters of then; load, add or move before the capture, or make a new"
+                " optimizer and capture anew"
+            )
 
     def take_state(self, other: ParameterList) -> None:
         """Go on with the state and counts of `other`, whose parameters are this list's first."""
+        other.check_free()
         other.fetch()
         n = len(other.names)
         self.state[:n], self.counts[:n] = other.state, other.counts
@@ -207,10 +225,12 @@ class ParameterList:
         """
         if stream is not None and self.device is None:
             raise TypeError("stream is given, but the parameters are on the CPU: leave it out")
-        if self.device is not None and versions is None and any(h.skip_nonfinite for h in hypers):
+        unseen = [layout.capturable for layout in self.layouts] + [h.skip_nonfinite for h in hypers]
+        if self.device is not None and versions is None and any(unseen):
             raise ValueError(
                 "a hyperparameter is a schedule, which is called with the number of steps, but with"
-                " skip_nonfinite the GPU alone knows it; set the number before each step instead"
+                " skip_nonfinite or capturable the GPU alone knows it; set the number before each"
+                " step instead"
             )
         where = () if self.device is None else (stream,)
         plan = self.plan
@@ -222,7 +242,7 @@ class ParameterList:
         values = trees.leaves(params, structure, "params")
         given = trees.leaves(grads, structure, "grads")
         if plan is None or not plan.same_params(values):
-            self.fetch()
+            self.drop_plan()
             plan = self.plan = self._make_plan(values)
             plan.set_hypers(hypers, versions)
         checked = as_grads(given, self.names, self.specs, self.layout_of, plan.written)
@@ -259,6 +279,14 @@ class ParameterList:
         return made(*arrays, *counters, written, self.keyed)
 
 
+def _check_capturable(layouts: Sequence[Layout], device: int | None, known: bool) -> None:
+    if known and device is None and any(layout.capturable for layout in layouts):
+        raise ValueError(
+            "capturable is True, but the parameters are on the CPU, which has no CUDA graphs; leave"
+            " it out"
+        )
+
+
 def plan_class(device: int | None, plan_type: type[Any] = _cpu.Plan) -> type[Any]:
     """The backend for arrays on this device, as of `device_of`."""
     if device is None:
@@ -284,33 +312,11 @@ def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[s
             )
 
 
-def _full_like(param: Array, value: float) -> Array:
-    """A state array like its parameter, filled."""
-    if isinstance(param, DeviceArray):
-        return DeviceArray.like(param, value)
-    return _full_like_on_cpu(param, value)
-
-
-def _full_like_on_cpu(param: Array, value: float) -> Array:
-    """A state array with the strides of `param`, which begins in a cache line where that does.
-
-    A step begins a large array with the rest of its first line, so that all other stores fill whole
-    lines: of state too if it lies alike. The memory comes zeroed from the system, and is not
-    written before it is used.
-    """
-    memory = np.zeros(param.nbytes + _LINE, np.uint8)
-    start = (param.ctypes.data - memory.ctypes.data) % _LINE
-    array: Array = np.ndarray(param.shape, param.dtype, memory, start, param.strides)
-    if value:
-        array[...] = value
-    return array
-
-
 def _new_state(param: Array, layout: Layout) -> dict[str, Array]:
     """The state of a parameter that has not made a step."""
-    state = {s: _full_like(param, layout.initial.get(s, 0.0)) for s in layout.slots if s}
+    state = {s: full_like(param, layout.initial.get(s, 0.0)) for s in layout.slots if s}
     if layout.averages:
-        state[AVERAGE] = _full_like(param, 0.0)
+        state[AVERAGE] = full_like(param, 0.0)
         if not layout.average_from_zeros:
             if isinstance(param, DeviceArray):
                 state[AVERAGE].copy_from(param)

@@ -4,7 +4,9 @@ import pytest
 
 from cyopt import _cpu
 
-pytest.register_assert_rewrite("models", "same_bits", "worlds")  # their failures show values
+pytest.register_assert_rewrite(
+    "models", "same_bits", "worlds", "gpu_pair"
+)  # their failures show values
 
 
 def pytest_addoption(parser):
@@ -31,3 +33,11 @@ def same_configuration():
     before = _cpu.get_config()
     yield
     _cpu.set_config(**before)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that is this CPU, in the place of the driver's."""
+    import gpu_of_host
+
+    return gpu_of_host.stand_in(monkeypatch)

@@ -46,7 +46,7 @@ class Device:
 
     def __init__(self, ordinal):
         self.ordinal, self.log = ordinal, []
-        self.capturing = False
+        self.graph = None  # a list of calls while they are captured
 
     def __enter__(self):
         pass
@@ -64,29 +64,44 @@ class Device:
         return self._do, ("clear", stream, self.clear_now, address, nbytes)
 
     def upload(self, address, host):
+        self._wait()
         copy(address, host.ctypes.data, host.nbytes)
 
     def download(self, host, address):
+        self._wait()
         copy(host.ctypes.data, address, host.nbytes)
 
     def copy_now(self, target, source, nbytes):
+        self._wait()
         copy(target, source, nbytes)
 
     def pinned(self, shape):
         return Pinned(shape)
 
     def upload_async(self, address, pinned, stream):
-        self.log.append(("upload", stream))
-        copy(address, pinned.address, pinned.array.nbytes)
+        self._do("upload", stream, copy, address, pinned.address, pinned.array.nbytes)
 
     def mark(self, stream):
+        self._wait()  # an event of a capture cannot be asked
         return lambda: True
 
     def copy(self, target, source, nbytes, stream):
         return self._do, ("copy", stream, copy, target, source, nbytes)
 
     def is_capturing(self, stream):
-        return self.capturing
+        return self.graph is not None
+
+    def capture(self, function, *args, **kwargs):
+        """What a function makes the GPU do, not done yet; and what it returns."""
+        self.graph = []
+        try:
+            return self.graph, function(*args, **kwargs)
+        finally:
+            self.graph = None
+
+    def _wait(self):
+        if self.graph is not None:
+            raise RuntimeError("operation not permitted when stream is capturing")
 
     def order(self, later, earlier):
         self.log.append(("order", later, earlier))
@@ -96,6 +111,15 @@ class Device:
 
     def _do(self, name, stream, function, *args):
         self.log.append((name, stream))
+        if self.graph is None:
+            function(*args)
+        else:
+            self.graph.append((function, args))
+
+
+def replay(graph):
+    """Do what was captured, with what is in the memory now."""
+    for function, args in graph:
         function(*args)
 
 

@@ -1,6 +1,7 @@
 """Run by test_cuda_driver.py beside tests/stub_cuda.c: `python on_stub.py FUNCTION`."""
 
 import ctypes
+import os
 import sys
 from functools import cache
 
@@ -73,7 +74,8 @@ def made(**options):
     twins = [p.copy() for p in params]
     cyopt.set_subnormals("keep")
     opt = cyopt.Adam(list(map(HostArray, params)), lr=0.1, **options)
-    return opt, list(map(HostArray, grads)), cyopt.Adam(twins, lr=0.1, **options), grads
+    on_cpu = cyopt.Adam(twins, lr=0.1, **{**options, "capturable": False})
+    return opt, list(map(HostArray, grads)), on_cpu, grads
 
 
 def steady():
@@ -122,6 +124,31 @@ def streams():
     log()
     opt.step(others)
     print(*log())
+
+
+def captured():
+    """What a step asks of the driver while its stream is captured."""
+    opt, grads, *_ = made(capturable=True, clip_norm=1.0)
+    opt.step(grads, stream=0x50)
+    log()
+    os.environ["CYOPT_STUB_CAPTURING"] = "1"
+    opt.step(grads, stream=0x50)
+    print(*log())
+
+
+def second():
+    """Which device is current during launches, and after all steps, of arrays on the second one."""
+    during, launched = set(), ON_LAUNCH(lambda *_: during.add(stub().stub_current()))
+    stub().stub_on_launch(launched)
+    for options in ({}, {"clip_norm": 1.0, "ema": 0.5}):
+        opt, grads, *_ = made(**options)
+        stub().cuCtxSetCurrent(ctypes.c_void_p(0x1000))
+        for _ in range(3):
+            opt.step(grads)
+            opt.step(grads, norms=True)
+        opt.state_dict()
+        del opt
+        print(*during, stub().stub_current())
 
 
 def info():

@@ -12,6 +12,8 @@
 
 #define LOG_BYTES 65536
 #define MAX_KERNELS 256
+#define MAX_CONTEXTS 8
+#define CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL 9
 #define CUDA_ERROR_NO_DEVICE 100
 #define CUDA_ERROR_NOT_FOUND 500
 
@@ -22,7 +24,7 @@ static char log_text[LOG_BYTES];
 static on_launch *launched;
 static const char *kernels[MAX_KERNELS];
 static intptr_t n_kernels, n_handles = 0x10000;
-static void *current;
+static void *contexts[MAX_CONTEXTS], **current = contexts; /* a stack, and its top */
 
 static void record(const char *name)
 {
@@ -30,12 +32,11 @@ static void record(const char *name)
         strcat(strcat(log_text, name), "\n");
 }
 
+/* What a function does beside being called. */
 #define CALL(...)                                                                                  \
-    {                                                                                              \
-        record(__func__);                                                                          \
-        __VA_ARGS__;                                                                               \
-        return 0;                                                                                  \
-    }
+    record(__func__);                                                                              \
+    __VA_ARGS__;                                                                                   \
+    return 0
 
 static int number(const char *variable, int otherwise)
 {
@@ -57,6 +58,12 @@ const char *stub_log(void)
 void stub_clear(void)
 {
     log_text[0] = 0;
+}
+
+/* The number of the device whose context is current; below 0: none. */
+int stub_current(void)
+{
+    return (int)((intptr_t)*current - 0x1000);
 }
 
 void stub_on_launch(on_launch *function)
@@ -102,19 +109,41 @@ int cuDeviceGetAttribute(int *v, int a, int d)
     return 0;
 }
 int cuDevicePrimaryCtxRetain(void **c, int d)
-    CALL(*c = (void *)(intptr_t)(0x1000 + d)) int cuDevicePrimaryCtxGetState(int d, unsigned *f,
-                                                                             int *a)
+{
+    CALL(*c = (void *)(intptr_t)(0x1000 + d));
+}
+int cuDevicePrimaryCtxGetState(int d, unsigned *f, int *a)
 {
     (void)d;
     *f = 0;
     *a = 1;
     return 0;
 }
-int cuCtxGetCurrent(void **c) CALL(*c = current) int cuCtxSetCurrent(void *c)
-    CALL(current = c) int cuCtxPushCurrent(void *c) CALL(current = c) int cuCtxPopCurrent(void **c)
-        CALL(*c = current) int cuCtxGetDevice(int *d)
-            CALL(*d = (int)((intptr_t)current - 0x1000)) int cuCtxSynchronize(void)
-                CALL() int cuCtxGetApiVersion(void *c, unsigned *v)
+int cuCtxGetCurrent(void **c)
+{
+    CALL(*c = *current);
+}
+int cuCtxSetCurrent(void *c)
+{
+    CALL(*current = c);
+}
+int cuCtxPushCurrent(void *c)
+{
+    CALL(*++current = c);
+}
+int cuCtxPopCurrent(void **c)
+{
+    CALL(*c = *current--);
+}
+int cuCtxGetDevice(int *d)
+{
+    CALL(*d = (int)((intptr_t)*current - 0x1000));
+}
+int cuCtxSynchronize(void)
+{
+    CALL();
+}
+int cuCtxGetApiVersion(void *c, unsigned *v)
 {
     (void)c;
     *v = 13000;
@@ -122,43 +151,76 @@ int cuCtxGetCurrent(void **c) CALL(*c = current) int cuCtxSetCurrent(void *c)
 }
 
 /* Memory. */
-int cuMemAlloc(void **p,
-               size_t n) CALL(*p = aligned_alloc(256, (n + 255) / 256 * 256)) int cuMemFree(void *p)
-    CALL(free(p)) int cuMemAllocHost(void **p, size_t n)
-        CALL(*p = aligned_alloc(256, (n + 255) / 256 * 256)) int cuMemHostAlloc(void **p, size_t n,
-                                                                                unsigned f)
-            CALL((void)f; *p = aligned_alloc(256, (n + 255) / 256 * 256)) int cuMemFreeHost(void *p)
-                CALL(free(p)) int cuMemsetD8(void *p, unsigned char x, size_t n) CALL(
-                    memset(p, x, n)) int cuMemcpyHtoD(void *to, const void *from, size_t n)
-                    CALL(memcpy(to, from, n)) int cuMemcpyDtoH(void *to, const void *from, size_t n)
-                        CALL(memcpy(to, from, n)) int cuMemcpyDtoD(void *to, const void *from,
-                                                                   size_t n)
-                            CALL(memcpy(to, from, n)) int cuMemcpyHtoDAsync(void *to,
-                                                                            const void *from,
-                                                                            size_t n, void *s)
-                                CALL((void)s;
-                                     memcpy(to, from, n)) int cuMemcpyDtoDAsync(void *to,
-                                                                                const void *from,
-                                                                                size_t n, void *s)
-                                    CALL((void)s;
-                                         memcpy(to, from, n)) int cuMemsetD8Async(void *p,
-                                                                                  unsigned char x,
-                                                                                  size_t n, void *s)
-                                        CALL((void)s; memset(p, x, n)) int cuPointerGetAttribute(
-                                            void *value, int attribute, void *p)
+int cuMemAlloc(void **p, size_t n)
+{
+    CALL(*p = aligned_alloc(256, (n + 255) / 256 * 256));
+}
+int cuMemFree(void *p)
+{
+    CALL(free(p));
+}
+int cuMemAllocHost(void **p, size_t n)
+{
+    CALL(*p = aligned_alloc(256, (n + 255) / 256 * 256));
+}
+int cuMemHostAlloc(void **p, size_t n, unsigned f)
+{
+    CALL((void)f; *p = aligned_alloc(256, (n + 255) / 256 * 256));
+}
+int cuMemFreeHost(void *p)
+{
+    CALL(free(p));
+}
+int cuMemsetD8(void *p, unsigned char x, size_t n)
+{
+    CALL(memset(p, x, n));
+}
+int cuMemcpyHtoD(void *to, const void *from, size_t n)
+{
+    CALL(memcpy(to, from, n));
+}
+int cuMemcpyDtoH(void *to, const void *from, size_t n)
+{
+    CALL(memcpy(to, from, n));
+}
+int cuMemcpyDtoD(void *to, const void *from, size_t n)
+{
+    CALL(memcpy(to, from, n));
+}
+int cuMemcpyHtoDAsync(void *to, const void *from, size_t n, void *s)
+{
+    CALL((void)s; memcpy(to, from, n));
+}
+int cuMemcpyDtoDAsync(void *to, const void *from, size_t n, void *s)
+{
+    CALL((void)s; memcpy(to, from, n));
+}
+int cuMemsetD8Async(void *p, unsigned char x, size_t n, void *s)
+{
+    CALL((void)s; memset(p, x, n));
+}
+int cuPointerGetAttribute(void *value, int attribute, void *p)
 {
     (void)p;
     record(__func__);
-    memset(value, 0, attribute == 1 || attribute == 3 ? 8 : 4);
+    if (attribute == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)
+        *(int *)value = number("CYOPT_STUB_ORDINAL", 0);
+    else
+        *(void **)value = NULL;
     return 0;
 }
 
 /* Code. */
 int cuLibraryLoadData(void **l, const void *c, void *a, void *b, unsigned n, void *d, void *e,
                       unsigned m)
-    CALL((void)c, (void)a, (void)b, (void)n, (void)d, (void)e, (void)m;
-         *l = new_handle()) int cuLibraryUnload(void *l)
-        CALL((void)l) int cuLibraryGetKernel(void **k, void *l, const char *name)
+{
+    CALL((void)c, (void)a, (void)b, (void)n, (void)d, (void)e, (void)m; *l = new_handle());
+}
+int cuLibraryUnload(void *l)
+{
+    CALL((void)l);
+}
+int cuLibraryGetKernel(void **k, void *l, const char *name)
 {
     (void)l;
     record(__func__);
@@ -192,22 +254,53 @@ int cuLaunchKernelEx(const struct config *c, void *f, void **arguments, void **e
 
 /* Streams and events: everything is done at once. */
 int cuStreamIsCapturing(void *s, int *state)
-    CALL((void)s; *state = number("CYOPT_STUB_CAPTURING",
-                                  0)) int cuStreamWaitEvent(void *s, void *e, unsigned f)
-        CALL((void)s, (void)e, (void)f) int cuStreamGetCtx(void *s, void **c)
-            CALL((void)s; *c = current) int cuStreamGetFlags(void *s, unsigned *f)
+{
+    CALL((void)s; *state = number("CYOPT_STUB_CAPTURING", 0));
+}
+int cuThreadExchangeStreamCaptureMode(int *mode)
+{
+    CALL((void)mode);
+}
+int cuStreamWaitEvent(void *s, void *e, unsigned f)
+{
+    CALL((void)s, (void)e, (void)f);
+}
+int cuStreamGetCtx(void *s, void **c)
+{
+    CALL((void)s; *c = *current);
+}
+int cuStreamGetFlags(void *s, unsigned *f)
 {
     (void)s;
     *f = 0;
     return 0;
 }
-int cuStreamSynchronize(void *s) CALL((void)s) int cuEventCreate(void **e, unsigned f)
-    CALL((void)f; *e = new_handle()) int cuEventRecord(void *e, void *s)
-        CALL((void)e, (void)s) int cuEventQuery(void *e)
-            CALL((void)e) int cuEventSynchronize(void *e) CALL((void)e) int cuEventDestroy(void *e)
-                CALL((void)e)
+int cuStreamSynchronize(void *s)
+{
+    CALL((void)s);
+}
+int cuEventCreate(void **e, unsigned f)
+{
+    CALL((void)f; *e = new_handle());
+}
+int cuEventRecord(void *e, void *s)
+{
+    CALL((void)e, (void)s);
+}
+int cuEventQuery(void *e)
+{
+    CALL((void)e);
+}
+int cuEventSynchronize(void *e)
+{
+    CALL((void)e);
+}
+int cuEventDestroy(void *e)
+{
+    CALL((void)e);
+}
 
-                    int cuGetErrorName(int e, const char **s)
+int cuGetErrorName(int e, const char **s)
 {
     (void)e;
     *s = "CUDA_ERROR_STUB";

@@ -68,6 +68,24 @@ def test_streams_wait_for_each_other(on_stub):
         assert order.index("cuEventRecord") < order.index("cuStreamWaitEvent")
 
 
+def test_a_captured_step_asks_for_nothing_that_a_capture_forbids(on_stub):
+    (line,) = on_stub("captured")
+    part_of_it = {"cuLaunchKernelEx", "cuMemcpyHtoDAsync", "cuMemsetD8Async"}
+    beside = {"cuThreadExchangeStreamCaptureMode", "cuMemHostAlloc", "cuMemAllocHost"}
+    calls = line.split()
+    asking = {"cuStreamIsCapturing", "cuCtxGetCurrent"}
+    assert set(calls) <= asking | part_of_it | beside
+    modes = [i for i, name in enumerate(calls) if name == "cuThreadExchangeStreamCaptureMode"]
+    for i, name in enumerate(calls):
+        if name in beside - {"cuThreadExchangeStreamCaptureMode"}:
+            assert sum(mode < i for mode in modes) % 2  # between two of them
+
+
+def test_another_device_than_the_current_one(on_stub):
+    here = {"CYOPT_STUB_DEVICES": "2", "CYOPT_STUB_ORDINAL": "1"}
+    assert on_stub("second", **here) == ["1 0"] * 2
+
+
 def test_kernels_are_kept_on_disk(on_stub, tmp_path):
     on_stub("numba_free")
     (kept,) = tmp_path.glob("adam_float32-sm_90-*.cubin")

@@ -3,47 +3,13 @@
 import copy
 import pickle
 
-import gpu_of_host
 import numpy as np
 import pytest
 from gpu_of_host import HostArray
+from gpu_pair import Pair
 from same_bits import same_bits, same_optimizers
 
 import cyopt
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    return gpu_of_host.stand_in(monkeypatch)
-
-
-SHAPES = [(3, 5), (), (0,), (9000,), (2, 3, 4)]
-
-
-class Pair:
-    """The same steps on the stand-in of a GPU and on the CPU."""
-
-    def __init__(self, cls=cyopt.Adam, shapes=SHAPES, dtype=np.float32, order="C", **kwargs):
-        rng = np.random.default_rng(0)
-        self.host = [np.asarray(rng.normal(size=s), dtype, order=order) for s in shapes]
-        self.grads = [np.asarray(rng.normal(size=s), dtype, order=order) for s in shapes]
-        self.expected = [array.copy("K") for array in self.host]
-        self.params = [HostArray(array) for array in self.host]
-        self.own_grads = [HostArray(grad.copy("K")) for grad in self.grads]
-        self.opt, self.cpu = cls(self.params, **kwargs), cls(self.expected, **kwargs)
-        cyopt.set_subnormals("keep")
-
-    def step(self, skipped=(), **kwargs):
-        def without(grads):
-            return [None if i in skipped else grad for i, grad in enumerate(grads)]
-
-        self.cpu.step(without([grad.copy("K") for grad in self.grads]))
-        return self.opt.step(without(self.own_grads), **kwargs)
-
-    def same(self):
-        for a, b in zip(self.host, self.expected, strict=True):
-            assert same_bits(a, b)
-        same_optimizers(self.opt, self.cpu)
 
 
 def names(log):
@@ -332,15 +298,3 @@ def test_streams_that_are_none(gpu):
         pair.step(stream="default")
     with pytest.raises(TypeError, match="stream is given, but the parameters are on the CPU"):
         pair.cpu.step(pair.grads, stream=11)
-
-
-def test_a_graph_is_refused(gpu):
-    """Its replays would repeat one step's bias corrections."""
-    pair = Pair(shapes=[(4,)])
-    pair.step()
-    gpu.capturing = True
-    with pytest.raises(RuntimeError, match="CUDA graph"):
-        pair.opt.step(pair.own_grads, stream=11)
-    gpu.capturing = False
-    pair.step()
-    pair.same()

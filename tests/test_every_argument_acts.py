@@ -23,8 +23,9 @@ COMMON = {
     "ema": ({"ema": 0.9}, 0.5),
     "ema_init": ({"ema": 0.9}, "zeros"),
 }
-# What acts on other gradients than these, or on the gradients: see test_one_pass.py.
-ELSEWHERE = {"skip_nonfinite", "zero_grads", "cast_grads"}
+# What acts on other gradients than these, or on the gradients: see test_one_pass.py. And what acts
+# on a GPU: see test_cuda_graph.py.
+ELSEWHERE = {"skip_nonfinite", "zero_grads", "cast_grads", "capturable"}
 MOMENTUM = {
     "momentum": ({"momentum": 0.9}, 0.5),
     "dampening": ({"momentum": 0.9}, 0.5),

@@ -6,6 +6,9 @@
     libraries   how torch's, CuPy's and other arrays are asked; arrays: one class for all of them
     driver      all that touches a GPU
     tables      what a kernel reads about the arrays of a list
+    gather      gradients of other strides or dtype, made dense
+    measure     kernels that measure and decide; decision: what they need, and their order
+    batches     which kernels update a list, and what each launch takes
     plan        a step: what is launched, in which order
 
 Nothing here is imported before an array on a GPU is met, and Numba not before a kernel is compiled.

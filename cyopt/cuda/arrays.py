@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -168,3 +169,8 @@ class DeviceArray:
 
     def __repr__(self) -> str:
         return f"DeviceArray({self.dtype.name} of shape {self.shape} on GPU {self.device})"
+
+
+def lenders(arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
+    """Arrays that stand for all whose streams a step is ordered with: one for each stream now."""
+    return list({(libraries.of(array.owner), array.stream): array for array in arrays}.values())

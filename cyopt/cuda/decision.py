@@ -92,24 +92,31 @@ class Decision:
         rows.set(self._decisions.address + DECISION_BYTES * np.arange(n), np.s_[:, DECISION])
         self._old: list[Memory] = []
         self._given: list[int] | None = None
+        self._tables, self._memory = Table(device, (0,)), device.allocate(0)
+        self._kept: list[Table | Memory] = []  # former ones of these, which graphs use
 
     def set_hypers(
-        self, hypers: Sequence[Hyper], copies: Sequence[bool], given: list[int], counts: Numbers
+        self,
+        hypers: Sequence[Hyper],
+        copies: Sequence[bool],
+        given: list[int],
+        counts: Numbers | None,
     ) -> None:
         """What the parameters with a gradient use from now on.
 
         `libm_pow` is a function that a GPU has not: the host then computes the scalars, for each
-        count of steps, which it must know.
+        of the counts of steps, which it must know.
         """
         classes: dict[tuple[int, int | None], int] = {}
         for i in given:
             hyper = hypers[self._group_of[i]]
-            if hyper.libm_pow and hyper.skip_nonfinite:
+            if hyper.libm_pow and counts is None:
                 raise ValueError(
                     "libm_pow is True, for which the host computes beta**t, but with"
-                    " skip_nonfinite the GPU alone knows t; pass libm_pow=False"
+                    " skip_nonfinite or capturable the GPU alone knows t; pass libm_pow=False"
                 )
-            key = self._group_of[i], int(counts[i]) if hyper.libm_pow else None
+            count = int(counts[i]) if counts is not None and hyper.libm_pow else None
+            key = self._group_of[i], count
             place = classes.setdefault(key, len(classes))
             address = self._hypers.address + 8 * HYPER_NUMBERS * place
             self._rows.set(np.int64(address), np.s_[i, HYPER])
@@ -132,10 +139,15 @@ class Decision:
         n = len(self._params)
         return host[:n], host[n:].view(np.float64)
 
-    def prepare(self, given: list[int]) -> None:
-        """Make the tables for a step in which these parameters have gradients."""
+    def prepare(self, given: list[int], captured: bool) -> None:
+        """Make the tables for a step in which these parameters have gradients.
+
+        Those that a graph was captured with stay.
+        """
         if given == self._given:
             return
+        if captured:
+            self._kept += [self._tables, self._memory]
         dtypes = [self._params[i].dtype.name for i in given]
         self._members = [
             i for d in DTYPES for i, own in zip(given, dtypes, strict=True) if own == d
@@ -154,16 +166,18 @@ class Decision:
         self._sums = tables
         self._given = given
 
-    def upload(self, stream: int) -> None:
-        """All that changed."""
-        for table in (self._hypers, self._counters, self._tables):
-            table.upload(stream)
+    def upload(self, stream: int, captured: bool) -> None:
+        """All that changed; a graph goes on counting from the counters as they are."""
+        self._hypers.upload(stream, captured)
+        self._tables.upload(stream, captured)
+        if not captured:
+            self._counters.upload(stream)
 
-    def decide(self, stream: int) -> list[Call]:
-        """Launches that measure the gradients and decide."""
+    def decide(self, stream: int, measures: bool) -> list[Call]:
+        """Launches that measure the gradients, if asked to, and decide."""
         launch = partial(self._launch, stream)
         calls = [self._device.clear(self._decisions.address, self._n_bytes, stream)]
-        calls += self._measure(stream, GRAD, SIZE, GRAD_SQUARES)
+        calls += self._measure(stream, GRAD, SIZE, GRAD_SQUARES) if measures else []
         ranges = [row for row in self._ranges.items() if row[1][0] < row[1][1]]
         for dtype, (first, last) in ranges or [("float64", (0, 0))]:
             tables = (self._rows.address, self._entries, len(self._members), first, last)

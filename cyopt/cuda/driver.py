@@ -9,7 +9,8 @@ import ctypes
 import math
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import Any
 
@@ -135,9 +136,20 @@ class Device:
         else:
             _call("cuCtxPopCurrent")
 
+    @contextmanager
+    def _beside_captures(self) -> Iterator[None]:
+        """What is called here is no part of a graph, and may be called while one is captured."""
+        with self:
+            relaxed = _driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+            before = _call("cuThreadExchangeStreamCaptureMode", relaxed)
+            try:
+                yield
+            finally:
+                _call("cuThreadExchangeStreamCaptureMode", before)
+
     def allocate(self, nbytes: int) -> Memory:
         """New memory, aligned to 256 bytes."""
-        with self:
+        with self._beside_captures():
             return Memory(int(_call("cuMemAlloc", max(nbytes, 1))), self.ordinal)
 
     def clear_now(self, address: int, nbytes: int) -> None:
@@ -167,7 +179,7 @@ class Device:
 
     def pinned(self, shape: tuple[int, ...]) -> Pinned:
         """New host memory that `upload_async` copies from."""
-        with self:
+        with self._beside_captures():
             return Pinned(shape)
 
     def upload_async(self, address: int, pinned: Pinned, stream: int) -> None:

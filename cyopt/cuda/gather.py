@@ -77,9 +77,9 @@ class Gatherer:
         args = map(np.int64, (*arrays, self._casts, self._clears))
         return [self._device.launch(kernel, -(-n // THREADS), stream, *args)]
 
-    def upload(self, stream: int) -> None:
+    def upload(self, stream: int, captured: bool) -> None:
         """The axes, if they changed."""
-        self._axes.upload(stream)
+        self._axes.upload(stream, captured)
 
 
 def is_dense_like(grad: DeviceArray, param: DeviceArray) -> bool:

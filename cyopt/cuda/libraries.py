@@ -8,7 +8,7 @@ nothing about its current stream.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 LEGACY_STREAM = 1  # the default stream, which waits for all others and they for it
@@ -32,6 +32,19 @@ def is_on_gpu(value: Any) -> bool:
     if type(value).__module__.split(".")[0] == "torch":
         return bool(getattr(value, "is_cuda", False))
     return hasattr(value, "__cuda_array_interface__")
+
+
+def are(values: Sequence[Any], known: Sequence[Any]) -> bool:
+    """Whether these values are the arrays of these identities; None: no array."""
+    if len(values) != len(known):
+        return False
+    for value, identity in zip(values, known, strict=True):
+        if value is None or identity is None:
+            if value is not identity:
+                return False
+        elif not is_on_gpu(value) or of(value).identity(value) != identity:
+            return False
+    return True
 
 
 def stream_handle(stream: Any) -> int:

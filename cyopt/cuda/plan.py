@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cyopt import _cpu, trees
 from cyopt.arrays import Written
-from cyopt.cuda import cache, driver, libraries
-from cyopt.cuda.arrays import DeviceArray
+from cyopt.cuda import driver, libraries
+from cyopt.cuda.arrays import DeviceArray, lenders
+from cyopt.cuda.batches import Batch, launches, most_chunks, options
 from cyopt.cuda.decision import Decision
 from cyopt.cuda.driver import Call
 from cyopt.cuda.gather import Gatherer, is_dense_like
@@ -28,8 +30,8 @@ from cyopt.cuda.layout import (
     UPDATE_SQUARES,
     WAS_SKIPPED,
 )
-from cyopt.cuda.source import Source, Variant, kernel
-from cyopt.cuda.tables import Table, chunks_of
+from cyopt.cuda.source import Variant
+from cyopt.cuda.tables import Table
 from cyopt.hyper import Hyper
 from cyopt.measured import NOT_MEASURED, PENDING, Done
 
@@ -39,14 +41,12 @@ if TYPE_CHECKING:
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class Batch(NamedTuple):
-    """Arrays that one launch updates: all of one variant, group and step count."""
+class _Unknown(NamedTuple):
+    """What the GPU alone knows of the last step, and `fetch` has to take up."""
 
-    source: Source
-    kernel: Any
-    members: list[int]
-    first_chunk: int
-    n_chunks: int
+    counts: bool  # whether it counted
+    grad_norm: bool  # the norm of its gradients
+    norms: bool  # the other norms as well
 
 
 class Plan:
@@ -81,9 +81,7 @@ class Plan:
             for j, array in enumerate(state):
                 row[STATE + j] = array.address if array else 0
             row[AVERAGE] = average.address if average else 0
-        # Of the smallest chunks there are.
-        most = sum(-(-p.size // Variant("sgd", p.dtype.name).chunk) for p in params)
-        self._chunks = Table(self._device, (max(most, 1),))
+        self._chunks = Table(self._device, (max(most_chunks(params), 1),))
         self._batches: list[Batch] = []
         self._given: list[int] = []  # the parameters with a gradient
         self._known_params = [param.identity for param in params]
@@ -95,24 +93,18 @@ class Plan:
         self._decision: Decision | None = None
         self._current = False  # whether the GPU's counters are
         self._norms = False  # whether the batches are for a step that measures them
-        # What `fetch` has to take up: whether the step may have been skipped, and had all norms.
-        self._unknown: tuple[bool, bool] | None = None
+        self._capturable = any(layout.capturable for layout in layouts)
+        self.captured = False  # whether a CUDA graph holds a step, and repeats it unseen
+        self._unknown: _Unknown | None = None
         self._versions: list[tuple[_cpu.Version, int]] | None = None
 
     def set_hypers(
         self, hypers: Sequence[Hyper], versions: list[tuple[_cpu.Version, int]] | None = None
     ) -> None:
         """What the groups use from the next step on; see `cyopt._cpu.Plan`."""
-        if [self._options(h) for h in hypers] != [self._options(h) for h in self._hypers]:
+        if list(map(options, hypers)) != list(map(options, self._hypers)):
             self._known_grads = []  # other kernels
         self._hypers, self._versions = hypers, versions
-
-    @staticmethod
-    def _options(hyper: Hyper) -> tuple[str, bool, bool, bool, bool]:
-        """What of the hyperparameters decides which kernels there are."""
-        coupled = hyper.decay == "coupled" and hyper.weight_decay != 0
-        limited, clips = hyper.clip_value != 0, hyper.clip_norm != 0
-        return hyper.rule, coupled, limited, clips, bool(hyper.skip_nonfinite)
 
     def again(
         self,
@@ -143,23 +135,25 @@ class Plan:
             return None
         if norms != self._norms or not self.same_params(values):
             return None
-        if not _are(given, self._known_grads):
+        if not libraries.are(given, self._known_grads):
             return None
-        return self._launch(norms, stream)
+        with self._on(stream) as (handle, captured):
+            return self._launch(norms, handle, captured)
 
     def same_params(self, values: Sequence[Any]) -> bool:
         """Whether the parameters lie where they did."""
-        return _are(values, self._known_params)
+        return libraries.are(values, self._known_params)
 
     def run(self, grads: Sequence[DeviceArray | None], norms: bool, stream: Any = None) -> Done:
         """One step with gradients that have been checked; None skips a parameter."""
-        addresses = [0 if g is None else self._address(i, g) for i, g in enumerate(grads)]
-        self._rows.set(np.array(addresses, np.int64), np.s_[:, GRAD])
-        self._given = [i for i, grad in enumerate(grads) if grad is not None]
         self._known_grads = []  # unless all that follows comes to its end
-        self._batches = self._make_batches(self._measures(norms))
-        self._lenders = _lenders([*self._params, *(g for g in grads if g is not None)])
-        done = self._launch(norms, stream)
+        self._lenders = lenders([*self._params, *(g for g in grads if g is not None)])
+        with self._on(stream) as (handle, captured):
+            addresses = [0 if g is None else self._address(i, g) for i, g in enumerate(grads)]
+            self._rows.set(np.array(addresses, np.int64), np.s_[:, GRAD])
+            self._given = [i for i, grad in enumerate(grads) if grad is not None]
+            self._batches = self._make_batches(self._decides(norms))
+            done = self._launch(norms, handle, captured)
         self._known_grads = [None if grad is None else grad.identity for grad in grads]
         self._norms = norms
         return done
@@ -177,33 +171,30 @@ class Plan:
         self._gatherers[i].take(grad)
         return self._gatherers[i].address
 
+    def _of_given(self) -> list[Hyper]:
+        """The hyperparameters of the parameters with a gradient."""
+        return [self._hypers[g] for g in {self._group_of[i] for i in self._given}]
+
     def _measures(self, norms: bool) -> bool:
-        """Whether the gradients are measured, and what follows is decided on the GPU."""
-        groups = {self._group_of[i] for i in self._given}
-        hypers = [self._hypers[g] for g in groups]
-        return norms or any(h.clip_norm != 0 or h.skip_nonfinite for h in hypers)
+        """Whether the gradients are measured."""
+        return norms or any(h.clip_norm != 0 or h.skip_nonfinite for h in self._of_given())
+
+    def _decides(self, norms: bool) -> bool:
+        """Whether the GPU computes the scalars."""
+        return self._capturable or self._measures(norms)
 
     def _make_batches(self, decided: bool) -> list[Batch]:
-        members: dict[tuple[Any, ...], list[int]] = {}
+        members: dict[tuple[Variant, Hashable], list[int]] = {}
         if not decided:
             self.fetch()
         for i in self._given:
             if self._params[i].size:
                 numbers = () if decided else (self._group_of[i], int(self._counts[i]))
-                members.setdefault((self._variant(i, decided), *numbers), []).append(i)
-        batches, first = [], 0
-        for (variant, *_), indices in members.items():
-            chunks = [chunks_of(i, self._params[i].size, variant.chunk) for i in indices]
-            last = first + sum(map(len, chunks))
-            self._chunks.set(np.concatenate(chunks), np.s_[first:last])
-            source = kernel(variant)
-            compiled = cache.kernel(source, self._device.ordinal)
-            batches.append(Batch(source, compiled, indices, first, last - first))
-            first = last
-        return batches
+                members.setdefault((self._variant(i, decided), numbers), []).append(i)
+        return launches(members, self._params, self._chunks, self._device)
 
     def _variant(self, i: int, decided: bool) -> Variant:
-        rule, coupled, limited, *_ = self._options(self._hypers[self._group_of[i]])
+        rule, coupled, limited, *_ = options(self._hypers[self._group_of[i]])
         return Variant(
             rule=rule,
             dtype=self._params[i].dtype.name,
@@ -214,26 +205,42 @@ class Plan:
             decided=decided,
         )
 
-    def _launch(self, norms: bool, given: Any) -> Done:
-        """Upload what changed, launch, and count; nothing is waited for."""
+    @contextmanager
+    def _on(self, given: Any) -> Iterator[tuple[int, bool]]:
+        """The stream to step on, ordered with those of all arrays, and whether it is captured."""
         if given is None:
             stream = self._params[0].stream
             others = {array.stream for array in self._lenders} - {stream}
         else:
             stream, others = libraries.stream_handle(given), set()
         # The default stream cannot be captured; asking is a call of the driver.
-        if stream != libraries.LEGACY_STREAM and self._device.is_capturing(stream):
-            raise RuntimeError(
-                "the stream is captured into a CUDA graph, which would repeat this step's numbers,"
-                " such as bias corrections, and count no step; step outside of the graph"
-            )
+        captured = stream != libraries.LEGACY_STREAM and self._device.is_capturing(stream)
+        if captured:
+            self._check_capture()
         with self._device:
             for other in others:
                 self._device.order(stream, other)
-            done = self._decided(norms, stream) if self._measures(norms) else self._plain(stream)
+            yield stream, captured
             for other in others:
                 self._device.order(other, stream)
-        return done
+
+    def _check_capture(self) -> None:
+        if not self._capturable:
+            raise RuntimeError(
+                "the stream is captured into a CUDA graph, whose replays would repeat this step's"
+                " numbers, such as bias corrections, and count no step; make the optimizer with"
+                " capturable=True, or step outside of the graph"
+            )
+        if not self._current:
+            raise RuntimeError(
+                "the stream is captured into a CUDA graph, but this optimizer has made no step yet"
+                " since it was made or loaded; make one first, which prepares what the graph holds"
+            )
+
+    def _launch(self, norms: bool, stream: int, captured: bool) -> Done:
+        """Upload what changed, launch, and count; nothing is waited for."""
+        decides = self._decides(norms)
+        return self._decided(norms, stream, captured) if decides else self._plain(stream)
 
     def _plain(self, stream: int) -> bool:
         """A step whose scalars the host knows."""
@@ -245,37 +252,38 @@ class Plan:
         _cpu.perform(calls, [*self._counted(), (self._measured, np.array(NOT_MEASURED))])
         return True
 
-    def _decided(self, norms: bool, stream: int) -> Done:
-        """A step that is decided on the GPU, by its gradients."""
+    def _decided(self, norms: bool, stream: int, captured: bool) -> Done:
+        """A step whose scalars the GPU computes, from its gradients and its own counters."""
         if self._decision is None:
             arrays = (self._rows, self._params, self._group_of)
             self._decision = Decision(self._device, *arrays)
-        skips = any(self._hypers[self._group_of[i]].skip_nonfinite for i in self._given)
-        if not skips:
-            self.fetch()  # which waits if the step before may have been skipped
-        decision = self._decision
+        unseen = self._capturable or any(h.skip_nonfinite for h in self._of_given())
+        if not unseen:
+            self.fetch()  # which waits if the host does not know the counts
+        decision, measures = self._decision, self._measures(norms)
         copies = [not layout.average_from_zeros for layout in self._layouts]
-        decision.set_hypers(self._hypers, copies, self._given, self._counts)
-        decision.prepare(self._given)
+        decision.set_hypers(self._hypers, copies, self._given, None if unseen else self._counts)
+        decision.prepare(self._given, self.captured)
         if not self._current:
             decision.set_counters(self._counts, int(self._steps[0]))
-        calls = self._gather(stream) + decision.decide(stream)
+        calls = self._gather(stream) + decision.decide(stream, measures)
         if norms:
             calls += decision.keep_old(stream)
         calls += [self._update(batch, stream) for batch in self._batches]
         if norms:
             calls += decision.measure_change(stream)
-        self._upload(stream)
-        decision.upload(stream)
-        _cpu.perform(calls, [] if skips else self._counted())
-        self._current, self._unknown = True, (skips, norms)
-        return PENDING if skips else True
+        self._upload(stream, captured)
+        decision.upload(stream, captured)
+        _cpu.perform(calls, [] if unseen else self._counted())
+        self._current, self.captured = True, self.captured or captured
+        self._unknown = _Unknown(unseen, measures, norms)
+        return PENDING if unseen else True
 
-    def _upload(self, stream: int) -> None:
-        self._rows.upload(stream)
-        self._chunks.upload(stream)
+    def _upload(self, stream: int, captured: bool = False) -> None:
+        self._rows.upload(stream, captured)
+        self._chunks.upload(stream, captured)
         for i in self._gathered:
-            self._gatherers[i].upload(stream)
+            self._gatherers[i].upload(stream, captured)
 
     def _gather(self, stream: int) -> list[Call]:
         return [call for i in sorted(self._gathered) for call in self._gatherers[i].calls(stream)]
@@ -291,17 +299,18 @@ class Plan:
         """Wait for the GPU, and take up what the last steps measured and whether they counted."""
         if self._unknown is None or self._decision is None:
             return
-        skips, norms = self._unknown
         counts, report = self._decision.counters()
         skipped = report[WAS_SKIPPED] != 0
         norm = [math.sqrt(report[i]) for i in (GRAD_SQUARES, UPDATE_SQUARES, PARAM_SQUARES)]
-        measured = np.array([norm[0], *(norm[1:] if norms and not skipped else [-1, -1]), skipped])
-        pairs = [(self._measured, measured)]
-        if skips:
+        moved = norm[1:] if self._unknown.norms and not skipped else [-1, -1]
+        measured = [norm[0] if self._unknown.grad_norm else -1, *moved, skipped]
+        pairs = [(self._measured, np.array(measured, np.float64))]
+        if self._unknown.counts:
             now = counts[0] if self._keyed else int(report[STEPS])
             pairs += [(self._counts, counts), (self._steps, np.maximum(self._steps, now))]
         _cpu.perform([], pairs)
-        self._unknown = None
+        if not self.captured:
+            self._unknown = None
 
     def _calls(self, batch: Batch, stream: int) -> list[Call]:
         """What a batch takes whose scalars the host knows."""
@@ -329,21 +338,3 @@ class Plan:
         param, average = self._params[i], self._averages[i]
         assert average is not None
         return self._device.copy(average.address, param.address, param.nbytes, stream)
-
-
-def _are(values: Sequence[Any], known: Sequence[Any]) -> bool:
-    """Whether these values are the arrays of these identities; None: no array."""
-    if len(values) != len(known):
-        return False
-    for value, identity in zip(values, known, strict=True):
-        if value is None or identity is None:
-            if value is not identity:
-                return False
-        elif not libraries.is_on_gpu(value) or libraries.of(value).identity(value) != identity:
-            return False
-    return True
-
-
-def _lenders(arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
-    """Arrays that stand for all whose streams a step is ordered with: one for each stream now."""
-    return list({(libraries.of(array.owner), array.stream): array for array in arrays}.values())

@@ -16,6 +16,7 @@ class Table:
         self.host = np.zeros(shape, np.int64)
         self._device, self._memory = device, device.allocate(self.host.nbytes)
         self._slots: list[tuple[Pinned, Any]] = []  # with the event of the copy out of it
+        self._captured: list[Pinned] = []  # which graphs copy from at each replay
         self.changed = True
 
     @property
@@ -28,10 +29,20 @@ class Table:
         if not np.array_equal(self.host[place], values):
             self.host[place], self.changed = values, True
 
-    def upload(self, stream: int) -> None:
-        """Copy it, if it was changed, in the order of a stream; never waits."""
-        if not self.changed:
-            return
+    def upload(self, stream: int, captured: bool = False) -> None:
+        """Copy it, if it was changed, in the order of a stream; never waits.
+
+        A graph copies what there was when it was captured, at each replay. So does whoever steps
+        beside it.
+        """
+        if captured:
+            self._captured.append(self._device.pinned(self.host.shape))
+            self._captured[-1].array[...] = self.host
+            self._device.upload_async(self.address, self._captured[-1], stream)
+        elif self.changed or self._captured:
+            self._upload(stream)
+
+    def _upload(self, stream: int) -> None:
         free = next((i for i, (_, done) in enumerate(self._slots) if done()), None)
         pinned = self._device.pinned(self.host.shape) if free is None else self._slots.pop(free)[0]
         pinned.array[...] = self.host

@@ -48,6 +48,7 @@ _OFF = {
     "skip_nonfinite": False,
     "zero_grads": False,
     "cast_grads": False,
+    "capturable": False,
     "ema": None,
 }
 
@@ -68,8 +69,8 @@ def hyper(optimizer: cyopt.Optimizer, dtype: Any) -> np.ndarray[Any, Any]:
     in range.
 
     Raises TypeError for a schedule (set the field in the loop), for what `update` cannot do
-    (clip_norm, skip_nonfinite, zero_grads, cast_grads and averages), and for a starting value of
-    the state, which is the caller's; ValueError for numbers that have no meaning in `dtype`.
+    (clip_norm, skip_nonfinite, zero_grads, cast_grads, capturable, averages), and for a starting
+    value of the state, which is the caller's; ValueError for numbers that mean nothing in `dtype`.
 
     >>> import numpy as np, cyopt
     >>> from cyopt.integrations.numba import hyper
