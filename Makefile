@@ -9,7 +9,7 @@ SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.px[di] cyopt/bench/*.pyx) setu
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-cuda test-hosts sanitize fuzz fuzz-c bench bench-hosts lint clean
+.PHONY: demo test test-all test-cuda test-gpu test-hosts sanitize fuzz fuzz-c bench bench-gpu bench-hosts lint clean
 .PRECIOUS: .venv-hosts-%/built
 
 demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
@@ -51,6 +51,29 @@ test-cuda: .venv-cuda/built  ## The tests of the code for GPUs, compiled and run
 	@$(PYTHON) -m venv .venv-cuda
 	@PYTHONWARNINGS=ignore .venv-cuda/bin/pip install --quiet --disable-pip-version-check \
 		--editable ".[cuda,test]" nvidia-cuda-nvdisasm
+	@touch $@
+
+# With what the machine has of torch and CuPy; GPU_PEERS is what pip is asked for, empty for none.
+# racecheck is slow, and one variant of each kind of kernel shows it all there is to see.
+GPU_PEERS ?= cupy-cuda13x torch
+SANITIZER = .venv-gpu/lib/python*/site-packages/nvidia/cu13/bin/compute-sanitizer
+test-gpu: .venv-gpu/built  ## The tests that need an NVIDIA GPU, and NVIDIA's sanitizer over them.
+	.venv-gpu/bin/python -m pytest tests/gpu
+	$(SANITIZER) --tool memcheck --error-exitcode 1 \
+		.venv-gpu/bin/python -m pytest tests/gpu -k "test_one_pass or (test_bits and weight_decay)"
+	$(SANITIZER) --tool racecheck --error-exitcode 1 \
+		.venv-gpu/bin/python -m pytest tests/gpu -k "test_one_pass and float32 and all"
+
+bench-gpu: .venv-gpu/built  ## Time a step on a GPU beside torch, CuPy and Numba. ARGS="--quick" and others.
+	@mkdir -p bench/results
+	.venv-gpu/bin/python bench --device cuda --json bench/results/local-gpu.json \
+		--plot bench/results/local-gpu.png $(ARGS)
+
+.venv-gpu/built: $(SOURCES)
+	@echo "Building cyopt into .venv-gpu with Numba's compiler for GPUs: some minutes."
+	@$(PYTHON) -m venv --system-site-packages .venv-gpu
+	@PYTHONWARNINGS=ignore .venv-gpu/bin/pip install --quiet --disable-pip-version-check \
+		--editable ".[cuda,test]" "nvidia-cuda-sanitizer-api==13.0.*" $(GPU_PEERS)
 	@touch $@
 
 # A copy of the tree, built with checks of every access and every operation that C leaves undefined.

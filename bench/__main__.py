@@ -11,6 +11,8 @@ from hosts import HOSTS
 
 from cyopt.bench import add_arguments, main
 
+DISTRIBUTIONS = {"cupy": "cupy-cuda13x"}  # library -> package, where that has another name
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python bench")
     add_arguments(parser)
@@ -35,16 +37,21 @@ if __name__ == "__main__":
         sys.exit(run(args.hosts or list(HOSTS), args.json))
 
     # After the arguments, and not for --help.
-    print("Importing the peers; DeepSpeed compiles its kernel once, in a minute.", file=sys.stderr)
-    from peers import CLIPPING, HOW, MISSING, PEERS
+    from peers import HOW, HOW_ON_GPU, load
 
-    if MISSING:
-        missing = "; ".join(f"{peer} ({how})" for peer, how in MISSING.items())
+    on_gpu = args.device == "cuda"
+    if not on_gpu:
+        print("Importing the peers; DeepSpeed compiles its kernel in a minute.", file=sys.stderr)
+    peers = load(args.device)
+    if peers.missing:
+        missing = "; ".join(f"{peer} ({how})" for peer, how in peers.missing.items())
         print(f"Measuring without {missing}", file=sys.stderr)
-    about = {name: version(name) for name in HOW if name not in MISSING}
-    about["GOMP_SPINCOUNT"] = os.environ["GOMP_SPINCOUNT"]
+    there = [name for name in (HOW_ON_GPU if on_gpu else HOW) if name not in peers.missing]
+    about = {name: version(DISTRIBUTIONS.get(name, name)) for name in there}
+    if not on_gpu:
+        about["GOMP_SPINCOUNT"] = os.environ["GOMP_SPINCOUNT"]
     if args.bars:
         from bars import report
 
-        sys.exit(report(PEERS, CLIPPING, about, args.json))
-    sys.exit(main(args, PEERS, about))
+        sys.exit(report(peers.implementations, peers.clipping, about, args.json))
+    sys.exit(main(args, peers.implementations, about))

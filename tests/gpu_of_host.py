@@ -63,6 +63,9 @@ class Device:
     def clear(self, address, nbytes, stream):
         return self._do, ("clear", stream, self.clear_now, address, nbytes)
 
+    def wait(self):
+        self._wait()
+
     def upload(self, address, host):
         self._wait()
         copy(address, host.ctypes.data, host.nbytes)

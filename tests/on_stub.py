@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -149,6 +150,32 @@ def second():
         opt.state_dict()
         del opt
         print(*during, stub().stub_current())
+
+
+def bench():
+    """`python -m cyopt bench --device cuda`, with the arguments of this program."""
+    import argparse
+
+    from cyopt.bench import add_arguments, main
+
+    kept = launching()
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    code = main(parser.parse_args(["--device", "cuda", *sys.argv[2:]]))
+    del kept
+    sys.exit(code)
+
+
+def gpu_tests():
+    """The tests that need a GPU, with kernels that are run on the CPU."""
+    import pytest
+
+    kept = launching()
+    code = pytest.main(
+        [str(Path(__file__).with_name("gpu")), "-p", "no:cacheprovider", *sys.argv[2:]]
+    )
+    del kept
+    sys.exit(code)
 
 
 def info():

@@ -1,5 +1,6 @@
 """The driver's side of a step on a GPU, against a libcuda.so.1 that only writes down its calls."""
 
+import json
 import os
 import re
 import shutil
@@ -33,10 +34,10 @@ def stub(tmp_path_factory):
 def on_stub(stub, tmp_path):
     """Run a function of on_stub.py; returns the lines that it prints."""
 
-    def run(name, **environment):
+    def run(name, *arguments, **environment):
         own = {"LD_LIBRARY_PATH": str(stub), "CYOPT_CACHE_DIR": str(tmp_path), **environment}
         done = subprocess.run(
-            [sys.executable, HERE / "on_stub.py", name],
+            [sys.executable, HERE / "on_stub.py", name, *arguments],
             env={**os.environ, **own},
             capture_output=True,
             text=True,
@@ -84,6 +85,25 @@ def test_a_captured_step_asks_for_nothing_that_a_capture_forbids(on_stub):
 def test_another_device_than_the_current_one(on_stub):
     here = {"CYOPT_STUB_DEVICES": "2", "CYOPT_STUB_ORDINAL": "1"}
     assert on_stub("second", **here) == ["1 0"] * 2
+
+
+def test_the_tests_that_need_a_gpu(on_stub):
+    """They themselves are right; what a GPU adds is the GPU."""
+    chosen = "test_a_run or test_bits and Adam and not weight and float32 or test_one_pass and zero_grads and float32"
+    assert "passed" in on_stub("gpu_tests", "-k", chosen)[-1]
+
+
+def test_the_benchmark_on_a_gpu(on_stub, tmp_path):
+    for library in ("cpuinfo", "matplotlib", "psutil", "rich"):
+        pytest.importorskip(library, reason='needs pip install "cyopt[bench]"')
+    file = tmp_path / "gpu.json"
+    words = ["--quick", "--only", "sgd", "adam", "float32", "1k", "digits", "--json", str(file)]
+    lines = on_stub("bench", *words, "--plot", str(tmp_path / "gpu.png"))
+    assert any(line.startswith("  share of that copy") for line in lines)
+    records = json.loads(file.read_text())["records"]
+    ours = [r for r in records if r["implementation"] == "cyopt on the GPU"]
+    assert len(ours) == 4 and all(record["same_bits"] for record in ours)
+    assert len(list(tmp_path.glob("gpu*.png"))) == 2
 
 
 def test_kernels_are_kept_on_disk(on_stub, tmp_path):

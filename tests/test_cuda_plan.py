@@ -232,6 +232,20 @@ def test_keys_and_unbound_use(gpu, cls):
     same_optimizers(keyed, cpu)
 
 
+def test_arrays_of_cyopts_own(gpu):
+    """What it shows of its state can be a parameter or a gradient as well."""
+    pair = Pair(shapes=[(9,)])
+    pair.step()
+    other, twin = np.ones(9, np.float32), np.ones(9, np.float32)
+    opt, cpu = cyopt.SGD([HostArray(other)]), cyopt.SGD([twin])
+    for _ in range(2):
+        opt.step([pair.opt.state["0"]["exp_avg"]])
+        cpu.step([pair.cpu.state["0"]["exp_avg"]])
+    assert same_bits(other, twin)
+    with pytest.raises(ValueError, match="exp_avg"):
+        pair.opt.step([pair.opt.state["0"]["exp_avg"]])
+
+
 def test_functions(gpu):
     w, g, m, v = (np.full(9, x) for x in (1.0, 0.5, 0.1, 0.2))
     twins = [array.copy() for array in (w, g, m, v)]

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,6 +59,30 @@ def test_a_peer_computes_what_it_is_timed_for(library, dtype):
         assert not wrong
         timed |= {record.rule for record in records}
     assert timed or (dtype == "float64" and library in {"deepspeed", "thinc"})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_for_a_gpu_computes_what_it_is_timed_for(gpu, monkeypatch):
+    """On the CPU, by the code for a GPU."""
+    torch = pytest.importorskip("torch", reason="`make bench` installs it")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    module = importlib.import_module("peers.gpu.torch")
+    monkeypatch.setattr(module, "DEVICE", "cpu")
+    of_gpu = importlib.import_module("cyopt.bench.gpu")
+    for rule in RULES.values():
+        case = Case(rule, "float32", Workload("two", [(7, 5), (33,)]))
+        peers = [*module.PEERS, *of_gpu.OWN]
+        records, wrong = run_case(case, peers, (1,), SHORT, lambda: None)
+        assert not wrong
+        assert len(records) >= 4
+
+
+def test_numba_for_a_gpu_computes_what_it_is_timed_for():
+    pytest.importorskip("numba", reason="`make bench` installs it")
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(FOLDER)}
+    script = Path(__file__).with_name("peers_on_simulator.py")
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert done.stdout == "Numba plain: right\n" * 2, done.stderr
 
 
 # --- the bars -------------------------------------------------------------------------------------

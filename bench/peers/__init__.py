@@ -1,13 +1,15 @@
 """What else takes an optimizer's step, as implementations for `cyopt.bench`: a file per library.
 
-All of them work on the case's own arrays where the library can. A peer is left out for a rule that
-it has in a form which other scalars cannot make equal to torch's.
+All of them work on the case's own arrays where the library can; those of `peers.gpu` on copies of
+them in the GPU's memory. A peer is left out for a rule that it has in a form which other scalars
+cannot make equal to torch's.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+from typing import NamedTuple
 
 from cyopt.bench.implementations import Implementation
 
@@ -28,17 +30,34 @@ HOW = {
     "optax": "pip install optax",
     "thinc": "pip install thinc",
 }
+# The same of `peers.gpu`.
+HOW_ON_GPU = {
+    "torch": "pip install torch, of a build for CUDA",
+    "cupy": "pip install cupy-cuda13x",
+    "numba": "pip install 'cyopt[cuda]'",
+}
 
-PEERS: list[Implementation] = []
-CLIPPING: list[Implementation] = []  # those that clip the gradients first
-MISSING: dict[str, str] = {}  # library -> the cure, and the reason if it is there but fails
 
-for _name, _how in HOW.items():
-    try:
-        _module = importlib.import_module(f"peers.{_name}")
-        PEERS += _module.PEERS
-        CLIPPING += getattr(_module, "CLIPPING", [])
-    except ModuleNotFoundError:
-        MISSING[_name] = _how
-    except Exception as error:  # such as a binary for another NumPy, or a compiler that failed
-        MISSING[_name] = f"{_how}; now: {(str(error) or repr(error)).splitlines()[0]}"
+class Peers(NamedTuple):
+    """What is there of them."""
+
+    implementations: list[Implementation]
+    clipping: list[Implementation]  # those that clip the gradients first
+    missing: dict[str, str]  # library -> the cure, and the reason if it is there but fails
+
+
+def load(device: str) -> Peers:
+    """Import all peers on "cpu" or "cuda"; what cannot be imported is missing."""
+    how, package = (HOW_ON_GPU, "peers.gpu") if device == "cuda" else (HOW, "peers")
+    peers = Peers([], [], {})
+    for name, cure in how.items():
+        try:
+            module = importlib.import_module(f"{package}.{name}")
+            peers.implementations.extend(module.PEERS)
+            peers.clipping.extend(getattr(module, "CLIPPING", []))
+        except ModuleNotFoundError:
+            peers.missing[name] = cure
+        except Exception as error:  # such as a binary for another NumPy, or a compiler that failed
+            reason = (str(error) or repr(error)).splitlines()[0]
+            peers.missing[name] = f"{cure}; now: {reason}"
+    return peers

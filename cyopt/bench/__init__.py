@@ -14,6 +14,7 @@ from cyopt.extras import libraries_are_there, output_file
 
 __all__ = ["add_arguments", "main"]
 
+DEVICES = ("cpu", "cuda")
 UNITS = ("time", "ns", "GB/s")
 LIBRARIES = {
     "cpuinfo": "py-cpuinfo",
@@ -52,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=UNITS,
         default="time",
         help="what the tables' cells are: the time of a step, nanoseconds per element, or GB/s",
+    )
+    add(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        help="cuda: time cyopt on the first GPU instead, beside the driver's copy within it"
+        ' (pip install "cyopt[cuda]")',
     )
     add("--quick", action="store_true", help="a few cases, less exactly, in under 30 seconds")
     add("--json", type=output_file(".json"), metavar="FILE", help="where to save every measurement")

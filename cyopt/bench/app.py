@@ -18,7 +18,7 @@ from cyopt.bench import machine, plot, report
 from cyopt.bench.cases import Case, Rule
 from cyopt.bench.implementations import OWN, Implementation
 from cyopt.bench.run import Record, fits, run_case
-from cyopt.bench.selection import FULL_CHOICE, QUICK_CHOICE, Selection, select
+from cyopt.bench.selection import FULL_CHOICE, GPU_CHOICES, QUICK_CHOICE, Selection, select
 from cyopt.bench.timing import FULL, QUICK, Effort
 from cyopt.bench.workloads import Workload
 
@@ -29,12 +29,22 @@ def run(args: argparse.Namespace, more: Sequence[Implementation], about: Mapping
     """The benchmark; returns the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 100)
     effort = QUICK if args.quick else FULL
-    selection = select(args.only, QUICK_CHOICE if args.quick else FULL_CHOICE)
-    results = introduce(console, selection, effort, about)
+    own, choices, how_to_read = OWN, (QUICK_CHOICE, FULL_CHOICE), report.HOW_TO_READ
+    if args.device == "cuda":
+        from cyopt.bench import gpu
+
+        try:
+            gpu.device()
+        except RuntimeError as error:
+            console.print(f"--device cuda: {error}", highlight=False, markup=False)
+            return 1
+        own, choices, how_to_read = gpu.OWN, GPU_CHOICES, report.ON_GPU_HOW_TO_READ
+    selection = select(args.only, choices[not args.quick])
+    results = introduce(console, selection, effort, about, how_to_read)
     before = _cpu.get_config()
     interrupted = False
     try:
-        Measurement(console, selection, effort, [*OWN, *more], results, args.unit).run()
+        Measurement(console, selection, effort, [*own, *more], results, args.unit).run()
     except KeyboardInterrupt:
         interrupted = True
         console.print("Interrupted: this is what was measured before.", style="yellow")
@@ -45,7 +55,11 @@ def run(args: argparse.Namespace, more: Sequence[Implementation], about: Mapping
 
 
 def introduce(
-    console: Console, selection: Selection, effort: Effort, more: Mapping[str, str]
+    console: Console,
+    selection: Selection,
+    effort: Effort,
+    more: Mapping[str, str],
+    how_to_read: str = report.HOW_TO_READ,
 ) -> report.Results:
     """Print the machine and how to read the tables; returns results yet empty."""
     load = machine.load()
@@ -56,7 +70,7 @@ def introduce(
         console.print(
             f"\nThe machine is busy ({load}): run again when nothing else does.", style="yellow"
         )
-    console.print(f"\n{report.HOW_TO_READ}\n", highlight=False)
+    console.print(f"\n{how_to_read}\n", highlight=False)
     return report.Results(about, {**selection.as_dict(), **effort._asdict()})
 
 

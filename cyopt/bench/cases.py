@@ -35,7 +35,7 @@ class Rule(NamedTuple):
         """Arrays read plus arrays written: parameter and state both, the gradient once."""
         return 3 + 2 * sum(1 for state in FORMULAS[self.name].state if state)
 
-    def optimizer(self, params: list[Array]) -> Optimizer:
+    def optimizer(self, params: Sequence[Any]) -> Optimizer:
         """A new optimizer of this rule."""
         return self.cls(params, lr=LR, **self.arguments)
 

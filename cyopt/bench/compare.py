@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from cyopt import _cpu
-from cyopt.bench.implementations import AS_WRITTEN, CYOPT, TWIN
+from cyopt.bench.implementations import AS_WRITTEN, CYOPT, ON_GPU, TWIN
 from cyopt.bench.run import Record
 from cyopt.bench.timing import ratio
 
@@ -39,9 +39,9 @@ def find(case: Iterable[Record], implementation: str, threads: int) -> Record | 
 DEFAULT_CYOPT = f"{CYOPT} {_cpu.ISAS_AVAILABLE[0]}"
 
 
-def default_cyopt(case: Iterable[Record], threads: int) -> Record | None:
-    """Cyopt with the instruction set that it chooses by itself."""
-    return find(case, DEFAULT_CYOPT, threads)
+def default_cyopt(case: Sequence[Record], threads: int) -> Record | None:
+    """Cyopt on the GPU, or with the instruction set that it chooses by itself."""
+    return find(case, ON_GPU, threads) or find(case, DEFAULT_CYOPT, threads)
 
 
 def numpy_as_written(case: Iterable[Record]) -> Record | None:

@@ -31,6 +31,8 @@ class Subject:
     results: Callable[[], Sequence[Array]] | None = None  # the parameters; None: nothing to check
     exact: bool = False  # the results must have the same bits as the reference's
     read_grads: Callable[[], None] = lambda: None  # the gradients have changed; for copies of them
+    finish: Callable[[], None] | None = None  # waits for what the calls have begun
+    times_finish: bool = True
 
 
 # Makes the subjects of one implementation for a case and the thread counts that are asked for;
@@ -39,8 +41,9 @@ Implementation = Callable[[Case, Sequence[int]], Iterable[Subject]]
 
 AS_WRITTEN = "NumPy as written"
 CYOPT, TWIN, COPY, TRIAD, DAXPY = "cyopt", "traffic twin", "memcpy", "triad", "a += q*b"
-READ = "a read-only pass"
-ROOFS = (TWIN, COPY, TRIAD, DAXPY, READ)  # what computes nothing, and so has no result
+READ, DEVICE_COPY = "a read-only pass", "copy on the GPU"
+ROOFS = (TWIN, COPY, TRIAD, DAXPY, READ, DEVICE_COPY)  # what computes nothing, and so has no result
+ON_GPU, HOST_ALONE = f"{CYOPT} on the GPU", f"{CYOPT}, until it returns"
 ROOF_BYTES = 1 << 30  # of memory for the roof, beyond any cache; more is moved in several passes
 _ROOF_FROM = 8_000_000  # bytes of a step; below, starting Python's threads takes too long
 

@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullLocator
 
 from cyopt.bench.compare import by_workload, default_cyopt, find, times_faster, unique
-from cyopt.bench.implementations import AS_WRITTEN, COPY, CYOPT, DAXPY, TRIAD, TWIN
+from cyopt.bench.implementations import AS_WRITTEN, COPY, CYOPT, DAXPY, DEVICE_COPY, TRIAD, TWIN
 from cyopt.bench.report import count, digits
 from cyopt.bench.run import Record
 from cyopt.bench.workloads import MODELS, short
@@ -25,6 +25,7 @@ ROOFS: dict[str, dict[str, Any]] = {
     TWIN: {"color": "black", "linestyle": "--", "linewidth": 1.3, "zorder": 5},
     COPY: {"color": "0.55", "linestyle": "-.", "linewidth": 1.2, "marker": "x"},
     TRIAD: {"color": "0.55", "linestyle": ":", "linewidth": 1.6, "marker": "+"},
+    DEVICE_COPY: {"color": "black", "linestyle": "--", "linewidth": 1.3, "zorder": 5},
     DAXPY: {"color": "0.35", "linestyle": (0, (5, 1)), "linewidth": 1.0, "marker": "1"},
 }
 # cyopt from the newest instruction set to the oldest: thin lines are drawn over wide ones.
@@ -129,10 +130,11 @@ def draw_models(
 ) -> None:
     """Groups of bars, a group for each model: how many times as fast as NumPy as written.
 
-    Where that was not measured, the traffic twin takes its place.
+    Where that was not measured, the traffic twin takes its place, or on a GPU the copy within it.
     """
     cases = by_workload(records)
-    base = AS_WRITTEN if find(cases[0], AS_WRITTEN, 1) else TWIN
+    top = DEVICE_COPY if find(cases[0], DEVICE_COPY, 1) else TWIN
+    base = AS_WRITTEN if find(cases[0], AS_WRITTEN, 1) else top
     here = unique(r.implementation for r in records if r.threads == threads)
     names = [n for n in here if n not in (*ROOFS, base) and not n.startswith(CYOPT)] + [CYOPT]
     width = min(0.84 / len(names), 0.3)
@@ -142,9 +144,9 @@ def draw_models(
         colour = OURS[0]["color"] if name == CYOPT else styles[name]["color"]
         speeds = np.array([speed(case, name, base, threads) for case in cases])
         axes.bar(left + (i + 0.5) * width, speeds - foot, width, foot, label=name, color=colour)
-    roofs = np.array([speed(case, TWIN, base, threads) for case in cases])
+    roofs = np.array([speed(case, top, base, threads) for case in cases])
     right = left + width * len(names)
-    axes.hlines(roofs, left, right, label=TWIN, **ROOFS[TWIN])
+    axes.hlines(roofs, left, right, label=top, **ROOFS[top])
     for x, ours, roof in zip(right - width / 2, speeds, roofs, strict=True):
         if ours > 0:  # not NaN
             place = (x, max(ours, roof))

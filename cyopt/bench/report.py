@@ -16,7 +16,7 @@ from rich.text import Text
 
 from cyopt.bench import compare
 from cyopt.bench.compare import find, times_faster
-from cyopt.bench.implementations import COPY, CYOPT, DAXPY, TRIAD, TWIN
+from cyopt.bench.implementations import COPY, CYOPT, DAXPY, DEVICE_COPY, TRIAD, TWIN
 from cyopt.bench.run import Record, Wrong
 from cyopt.bench.workloads import MODELS
 
@@ -26,6 +26,13 @@ HOW_TO_READ = (
     " writes. Shares are of the speed of the traffic twin (the same loop, threads and bytes, next"
     " to no arithmetic), and of memcpy, STREAM's triad and a += q*b moving as many bytes. Only the"
     " last one writes where it has read, as a step does; a step may be faster than the others."
+)
+
+ON_GPU_HOW_TO_READ = (
+    "A step's time is the median of interleaved rounds, each of many calls and the wait until the"
+    f" GPU has done them; ~ marks one whose quartiles are more than {compare.UNSTEADY:.0%} of it"
+    " apart. GB/s count the bytes that the rule itself reads and writes. Shares are of the speed of"
+    " the driver's copy within the GPU moving as many bytes."
 )
 
 _TOLERATED = 0.1  # the part of times that may be unsteady: an idle machine has next to none
@@ -112,7 +119,10 @@ def table(cases: Sequence[Sequence[Record]], threads: int, unit: str) -> Table:
         cells = [cell(find(case, name, threads), figure_of) for case in cases]
         grid.add_row(name, *cells, style="bold" if name.startswith(CYOPT) else "")
     grid.add_section()
-    grid.add_row(f"of {compare.DEFAULT_CYOPT}:")
+    ours = next(
+        (r.implementation for c in cases if (r := compare.default_cyopt(c, threads))), CYOPT
+    )
+    grid.add_row(f"of {ours}:")
     for label, figure in FIGURES.items():
         texts = [figure(case, compare.default_cyopt(case, threads)) for case in cases]
         if any(texts):
@@ -160,6 +170,7 @@ FIGURES: dict[str, Figure] = {
     "share of memcpy": _of(COPY),
     "share of triad": _of(TRIAD),
     "share of a += q*b": _of(DAXPY),
+    "share of that copy": _of(DEVICE_COPY),
     "over NumPy as written": _speed_up,
     "spread": lambda _, cyopt: f"{cyopt.spread:.1%} " if cyopt else "",
 }

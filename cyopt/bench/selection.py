@@ -17,6 +17,11 @@ DTYPES = ("float32", "float64")
 # Each default is written as the words that ask for it.
 FULL_CHOICE = ["sgd", "momentum", "adagrad", "rmsprop", "adam", *map(str, SIZES), *MODELS]
 QUICK_CHOICE = ["sgd", "adam", "1k", "100k", "10M", "digits", "mnist"]
+# On a GPU, quick and full: one thread launches.
+GPU_CHOICES = (
+    ["sgd", "adam", "1k", "1M", "64M", "mnist", "1t"],
+    [*FULL_CHOICE, "64M", "256M", "1t"],
+)
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?(?:e\d{1,2})?)([km]?)")
 _UNIT = {"": 1, "k": 1_000, "m": 1_000_000}
@@ -46,7 +51,8 @@ class Selection(NamedTuple):
 def select(only: Sequence[Term], default: Sequence[str]) -> Selection:
     """What `only` asks for, and the default for each category that it does not restrict."""
     usual = [*map(term, default), *(Term("dtypes", dtype) for dtype in DTYPES)]
-    usual += [term("1t"), term("all")]
+    if not any(each.category == "threads" for each in usual):
+        usual += [term("1t"), term("all")]
     chosen = []
     for category in Selection._fields:
         values = [t.value for t in only if t.category == category]

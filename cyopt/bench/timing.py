@@ -46,20 +46,28 @@ def measure(
             if len(samples) < effort.least or sum(samples) * n < effort.budget:
                 subject.prepare()
                 if not samples or samples[-1] * n < _WARMED_BY_ITSELF:
-                    timer.timeit(n)
-                samples.append(timer.timeit(n) / n)
+                    _seconds(subject, timer, n)
+                samples.append(_seconds(subject, timer, n) / n)
         advance()
     return seconds
+
+
+def _seconds(subject: Subject, timer: Timer, n: int) -> float:
+    """Of n calls, with the wait for what they have begun if that is asked for."""
+    seconds = timer.timeit(n)
+    if subject.finish is None:
+        return seconds
+    return seconds + Timer(subject.finish).timeit(1) * subject.times_finish
 
 
 def _calibrate(subject: Subject, timer: Timer, effort: Effort) -> int:
     """Calls that together take about `effort.sample`."""
     subject.prepare()
     timer.timeit(1)
-    n, seconds = 1, timer.timeit(1)
+    n, seconds = 1, _seconds(subject, timer, 1)
     while seconds < effort.sample / 2 and n < 1_000_000:
         n = max(2 * n, min(100 * n, int(n * effort.sample / max(seconds, 1e-9))))
-        seconds = timer.timeit(n)
+        seconds = _seconds(subject, timer, n)
     return n
 
 

@@ -35,7 +35,7 @@ class DeviceArray:
     def of(cls, value: Any, what: str) -> DeviceArray:
         """The array of another library, over the same memory."""
         if isinstance(value, cls):
-            return value
+            return cls(value.where, value.device, value)
         interface = libraries.of(value).interface(value, what)
         if interface.get("mask") is not None:
             raise TypeError(f"{what} has a mask, which a step would ignore; pass the data alone")

@@ -158,6 +158,11 @@ class Device:
             _call("cuMemsetD8", address, 0, nbytes)
             _call("cuCtxSynchronize")
 
+    def wait(self) -> None:
+        """Until all that the GPU was given is done."""
+        with self:
+            _call("cuCtxSynchronize")
+
     def upload(self, address: int, host: np.ndarray[Any, Any]) -> None:
         """Copy dense host memory to the GPU, after all that the GPU does; waits for it."""
         with self:

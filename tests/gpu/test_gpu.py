@@ -1,0 +1,185 @@
+"""Steps on a GPU: the bits of the CPU, streams, graphs, and the arrays of other libraries."""
+
+import itertools
+
+import numpy as np
+import pytest
+from places import held, shifted
+from same_bits import same_bits, same_optimizers
+from test_bits import content
+from test_one_pass import CONTENTS, OPTIONS, Run
+from variants import FORMULAS, VARIANTS, name
+
+import cyopt
+
+SIZES = (0, 1, 3, 4, 5, 31, 2047, 2049, 8191, 8192, 8193, 20_001, 100_003)
+
+
+@pytest.fixture(autouse=True)
+def subnormals_are_kept():
+    cyopt.set_subnormals("keep")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("variant", VARIANTS, ids=name)
+def test_bits(variant, dtype):
+    """Every rule and variant, at each alignment, with each tail."""
+    cls, kwargs = variant
+    rng = np.random.default_rng([len(dtype), *map(ord, name(variant))])
+    expected = [content("normal", n, dtype, rng) for n in SIZES for _ in range(4)]
+    params = [shifted(param, i % 4) for i, param in enumerate(expected)]
+    opt, cpu = cls(params, **kwargs), cls(expected, **kwargs)
+    for kind in CONTENTS:
+        grads = [content(kind, p.size, dtype, rng) for p in expected]
+        assert opt.step([shifted(grad, (i + i // 4) % 4) for i, grad in enumerate(grads)])
+        cpu.step(grads)
+    assert all(same_bits(held(a), b) for a, b in zip(params, expected, strict=True))
+    same_optimizers(opt, cpu)
+
+
+class OnGpu(Run):
+    """The same steps as `Run`, of arrays on the GPU, taken back after each."""
+
+    def make(self, cls, params, **kwargs):
+        self.places = [shifted(param, i % 3) for i, param in enumerate(params)]
+        return cls(self.places, **kwargs)
+
+    def step(self, grads, norms):
+        places = [None if g is None else shifted(np.ascontiguousarray(g), 1) for g in grads]
+        done = self.opt.step(places, norms=norms)
+        assert (done is None) == self.opt.groups[0].skip_nonfinite
+        for arrays, own in ((self.params, self.places), (grads, places)):
+            for array, place in zip(arrays, own, strict=True):
+                if array is not None:
+                    array[...] = held(place)
+        return not self.opt.skipped
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_one_pass(option, dtype):
+    for (cls, formula), norms in itertools.product(FORMULAS[::4], (False, True)):
+        variant = cls, {**formula, **OPTIONS[option]}
+        for kind in CONTENTS:
+            run = OnGpu(variant, dtype, kind, norms)
+            run.same(Run(variant, dtype, kind, norms))
+
+
+def test_a_run_moves_between_the_cpu_and_the_gpu():
+    w, g = np.linspace(-1, 1, 9001), np.linspace(3, -5, 9001)
+    expected, place = w.copy(), shifted(w, 0)
+    cpu, moved = cyopt.Adam([expected], ema=0.9), cyopt.Adam([w], ema=0.9)
+    for where in ("cpu", "gpu", "cpu"):
+        for _ in range(2):
+            cpu.step([g])
+            moved.step([g] if where == "cpu" else [shifted(g, 0)])
+        saved = moved.state_dict()
+        if where == "cpu":
+            place = shifted(w, 0)
+            moved = cyopt.Adam([place], ema=0.9)
+        else:
+            w[...] = held(place)
+            moved = cyopt.Adam([w], ema=0.9)
+        moved.load_state_dict(saved)
+    same_optimizers(moved, cpu)
+    assert same_bits(held(place), expected)
+
+
+# --- with other libraries -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cupy(dtype):
+    cp = pytest.importorskip("cupy")
+    w, g = np.random.default_rng(0).normal(size=(2, 30, 50)).astype(dtype)
+    there, expected = cp.asarray(w), w.copy()
+    opt, cpu = cyopt.Adam({"w": there}), cyopt.Adam({"w": expected})
+    grads = cp.asarray(g)
+    strided = cp.asarray(np.repeat(g, 2, axis=1))[::-1, ::2]
+    with cp.cuda.Stream(non_blocking=True):
+        for grad in (grads, strided, grads.T.copy().T):
+            opt.step({"w": grad})
+            cpu.step({"w": cp.asnumpy(grad)})
+        assert same_bits(cp.asnumpy(there), expected)
+    state = cp.asarray(opt.state["w"]["exp_avg"])
+    assert same_bits(cp.asnumpy(state), cpu.state["w"]["exp_avg"])
+
+
+def test_numba():
+    cuda = pytest.importorskip("numba.cuda")
+    w = np.linspace(-1, 1, 1000, dtype=np.float32)
+    there, expected = cuda.to_device(w), w.copy()
+    opt, cpu = cyopt.RMSProp([there]), cyopt.RMSProp([expected])
+    stream = cuda.stream()
+    for _ in range(3):
+        opt.step([cuda.to_device(w)], stream=stream)
+        cpu.step([w])
+    stream.synchronize()
+    assert same_bits(there.copy_to_host(), expected)
+
+
+@pytest.fixture
+def torch():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch is not for CUDA")
+    return torch
+
+
+def model(torch):
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10)
+    return torch.nn.Sequential(*layers).cuda()
+
+
+def test_torch(torch):
+    """Parameters that require grad, gradients of backward, on a stream of torch."""
+    net = model(torch)
+    params = list(net.parameters())
+    expected = [p.detach().cpu().numpy().copy() for p in params]
+    opt, cpu = cyopt.Adam(params, clip_norm=0.1), cyopt.Adam(expected, clip_norm=0.1)
+    data = torch.randn(32, 64, device="cuda")
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(5):
+            net.zero_grad(set_to_none=True)
+            net(data).square().sum().backward()
+            grads = [p.grad for p in params]
+            opt.step(grads)
+            cpu.step([grad.cpu().numpy() for grad in grads])
+        for param, array in zip(params, expected, strict=True):
+            assert same_bits(param.detach().cpu().numpy(), array)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"skip_nonfinite": True}], ids=str)
+def test_graph_of_torch(torch, options):
+    net = model(torch)
+    params = list(net.parameters())
+    expected = [p.detach().cpu().numpy().copy() for p in params]
+    opt, cpu = cyopt.Adam(params, capturable=True, **options), cyopt.Adam(expected, **options)
+    data = torch.randn(32, 64, device="cuda")
+
+    def train():
+        net.zero_grad(set_to_none=True)
+        net(data).square().sum().backward()
+        opt.step([p.grad for p in params])
+
+    def follow():
+        cpu.step([p.grad.cpu().numpy() for p in params])
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        train()
+    torch.cuda.current_stream().wait_stream(side)
+    follow()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        train()
+    for seed in range(3):
+        data.copy_(torch.randn(32, 64, generator=torch.Generator().manual_seed(seed)))
+        graph.replay()
+        follow()
+        assert opt.steps == cpu.steps
+    for param, array in zip(params, expected, strict=True):
+        assert same_bits(param.detach().cpu().numpy(), array)
+    same_optimizers(opt, cpu)
