@@ -9,6 +9,7 @@
     gather      gradients of other strides or dtype, made dense
     measure     kernels that measure and decide; decision: what they need, and their order
     batches     which kernels update a list, and what each launch takes
+    moved       gradients that lie elsewhere than in the last step
     plan        a step: what is launched, in which order
 
 Nothing here is imported before an array on a GPU is met, and Numba not before a kernel is compiled.

@@ -82,11 +82,6 @@ class DeviceArray:
         return libraries.of(self.owner).stream(self.owner, self.device)
 
     @property
-    def identity(self) -> tuple[Any, ...]:
-        """All that tells its owner from an array that lies elsewhere or otherwise."""
-        return libraries.of(self.owner).identity(self.owner)
-
-    @property
     def address(self) -> int:
         """Of the first element."""
         return int(self.where.__array_interface__["data"][0])
@@ -172,5 +167,11 @@ class DeviceArray:
 
 
 def lenders(arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
-    """Arrays that stand for all whose streams a step is ordered with: one for each stream now."""
-    return list({(libraries.of(array.owner), array.stream): array for array in arrays}.values())
+    """Arrays that stand for all whose streams a step is ordered with: one for each stream now.
+
+    The first ones, which are parameters where they can be: they are kept alive.
+    """
+    first: dict[Any, DeviceArray] = {}
+    for array in arrays:
+        first.setdefault((libraries.of(array.owner), array.stream), array)
+    return list(first.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,14 @@ from cyopt.hyper import Hyper
 
 Numbers = np.ndarray[Any, Any]
 DTYPES = ("float32", "float64")
+
+
+class Unknown(NamedTuple):
+    """What the GPU alone knows of the last step, and `Plan.fetch` has to take up."""
+
+    counts: bool  # whether it counted
+    grad_norm: bool  # the norm of its gradients
+    norms: bool  # the other norms as well
 
 
 def hyper_numbers(hyper: Hyper, copies: bool, count: int | None) -> list[float]:

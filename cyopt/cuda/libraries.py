@@ -9,42 +9,47 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 LEGACY_STREAM = 1  # the default stream, which waits for all others and they for it
+
+
+# Where an array lies, and all else that tells it from another one there: of this only the address
+# may differ between arrays that a step treats alike.
+Identity = tuple[int, tuple[Any, ...]]
+NOT_ON_GPU: Identity = (0, ())
 
 
 class Library(NamedTuple):
     """How arrays of a library are asked."""
 
     interface: Callable[[Any, str], dict[str, Any]]  # of a value, and its place in errors
-    identity: Callable[[Any], tuple[Any, ...]]  # address first, then all that tells another array
+    identity: Callable[[Any], Identity]
     stream: Callable[[Any, int], int]  # on which the value on this device is used now: a handle
+    tells_device: bool  # by its identity
 
 
 def of(value: Any) -> Library:
     """The library of an array."""
-    return _LIBRARIES.get(type(value).__module__.split(".")[0], _OTHER)
+    return _of_type(type(value))  # type: ignore[arg-type]  # mypy #11470: a class is hashable
+
+
+@lru_cache(1024)
+def _of_type(cls: type) -> Library:
+    return _LIBRARIES.get(cls.__module__.split(".")[0], _OTHER)
 
 
 def is_on_gpu(value: Any) -> bool:
     """Whether this is an array in the memory of a GPU."""
-    if type(value).__module__.split(".")[0] == "torch":
+    if of(value) is _TORCH:
         return bool(getattr(value, "is_cuda", False))
     return hasattr(value, "__cuda_array_interface__")
 
 
-def are(values: Sequence[Any], known: Sequence[Any]) -> bool:
-    """Whether these values are the arrays of these identities; None: no array."""
-    if len(values) != len(known):
-        return False
-    for value, identity in zip(values, known, strict=True):
-        if value is None or identity is None:
-            if value is not identity:
-                return False
-        elif not is_on_gpu(value) or of(value).identity(value) != identity:
-            return False
-    return True
+def identities(values: Sequence[Any]) -> list[Identity | None]:
+    """Of each array; None where there is none."""
+    return [None if value is None else of(value).identity(value) for value in values]
 
 
 def stream_handle(stream: Any) -> int:
@@ -68,11 +73,15 @@ def _interface(value: Any, what: str) -> dict[str, Any]:
     return dict(value.__cuda_array_interface__)
 
 
-def _identity(value: Any) -> tuple[Any, ...]:
-    interface = value.__cuda_array_interface__
+def _identity(value: Any) -> Identity:
+    interface = getattr(value, "__cuda_array_interface__", None)
+    if interface is None:
+        return NOT_ON_GPU
+    get = interface.get
     address, read_only = interface["data"]
-    other = (interface.get(name) for name in ("typestr", "shape", "strides", "stream"))
-    return address, read_only, *other
+    unmasked = get("mask") is None
+    form = (read_only, get("typestr"), get("shape"), get("strides"), get("stream"), unmasked)
+    return address, form
 
 
 def _stream(value: Any, device: int) -> int:
@@ -85,6 +94,15 @@ def _torch_interface(value: Any, what: str) -> dict[str, Any]:
         raise TypeError(
             f"{what} has dtype {value.dtype}; expected float32 or float64; convert it by .float()"
         )
+    if str(value.layout) != "torch.strided":
+        raise TypeError(
+            f"{what} is {value.layout}; expected a dense one: convert it by .to_dense()"
+        )
+    if value.is_neg():
+        raise TypeError(
+            f"{what} is a view whose numbers are to be negated when they are read; pass its"
+            " .resolve_neg()"
+        )
     size = value.element_size()
     return {
         "shape": tuple(value.shape),
@@ -94,8 +112,11 @@ def _torch_interface(value: Any, what: str) -> dict[str, Any]:
     }
 
 
-def _torch_identity(value: Any) -> tuple[Any, ...]:
-    return value.data_ptr(), value.dtype, value.shape, value.stride()
+def _torch_identity(value: Any) -> Identity:
+    if not value.is_cuda or str(value.layout) != "torch.strided":
+        return NOT_ON_GPU
+    form = value.dtype, value.shape, value.stride(), value.is_neg(), value.get_device()
+    return value.data_ptr(), form
 
 
 def _torch_stream(value: Any, device: int) -> int:
@@ -103,8 +124,9 @@ def _torch_stream(value: Any, device: int) -> int:
     return handle or LEGACY_STREAM
 
 
-def _cupy_identity(value: Any) -> tuple[Any, ...]:
-    return value.data.ptr, value.dtype, value.shape, value.strides
+def _cupy_identity(value: Any) -> Identity:
+    data = value.data
+    return data.ptr, (value.dtype, value.shape, value.strides, data.device_id)
 
 
 def _cupy_stream(value: Any, device: int) -> int:
@@ -112,8 +134,9 @@ def _cupy_stream(value: Any, device: int) -> int:
     return handle or LEGACY_STREAM
 
 
-_OTHER = Library(_interface, _identity, _stream)
+_OTHER = Library(_interface, _identity, _stream, tells_device=False)
+_TORCH = Library(_torch_interface, _torch_identity, _torch_stream, tells_device=True)
 _LIBRARIES = {
-    "torch": Library(_torch_interface, _torch_identity, _torch_stream),
-    "cupy": Library(_interface, _cupy_identity, _cupy_stream),
+    "torch": _TORCH,
+    "cupy": Library(_interface, _cupy_identity, _cupy_stream, tells_device=True),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from cyopt.arrays import Written
 from cyopt.cuda import driver, libraries
 from cyopt.cuda.arrays import DeviceArray, lenders
 from cyopt.cuda.batches import Batch, launches, most_chunks, options
-from cyopt.cuda.decision import Decision
+from cyopt.cuda.decision import Decision, Unknown
 from cyopt.cuda.driver import Call
 from cyopt.cuda.gather import Gatherer, is_dense_like
 from cyopt.cuda.layout import (
@@ -30,6 +30,7 @@ from cyopt.cuda.layout import (
     UPDATE_SQUARES,
     WAS_SKIPPED,
 )
+from cyopt.cuda.moved import Moved
 from cyopt.cuda.source import Variant
 from cyopt.cuda.tables import Table
 from cyopt.hyper import Hyper
@@ -39,14 +40,6 @@ if TYPE_CHECKING:
     from cyopt.parameters import Layout
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
-
-
-class _Unknown(NamedTuple):
-    """What the GPU alone knows of the last step, and `fetch` has to take up."""
-
-    counts: bool  # whether it counted
-    grad_norm: bool  # the norm of its gradients
-    norms: bool  # the other norms as well
 
 
 class Plan:
@@ -83,9 +76,12 @@ class Plan:
             row[AVERAGE] = average.address if average else 0
         self._chunks = Table(self._device, (max(most_chunks(params), 1),))
         self._batches: list[Batch] = []
-        self._given: list[int] = []  # the parameters with a gradient
-        self._known_params = [param.identity for param in params]
-        self._known_grads: list[Any] = []
+        self._given: list[int] = []  # the parameters with a gradient, and their groups
+        self._groups_of_given: list[int] = []
+        self._of_counts = np.zeros(0, np.intp)
+        self._known_params = libraries.identities([param.owner for param in params])
+        self._known_grads: list[libraries.Identity | None] = []
+        self._moved = Moved(self._device.ordinal, params, written)
         self._lenders: list[DeviceArray] = []  # arrays whose streams a step is ordered with
         self._gatherers: dict[int, Gatherer] = {}
         self._gathered: set[int] = set()  # the parameters whose gradients are gathered now
@@ -95,7 +91,7 @@ class Plan:
         self._norms = False  # whether the batches are for a step that measures them
         self._capturable = any(layout.capturable for layout in layouts)
         self.captured = False  # whether a CUDA graph holds a step, and repeats it unseen
-        self._unknown: _Unknown | None = None
+        self._unknown: Unknown | None = None
         self._versions: list[tuple[_cpu.Version, int]] | None = None
 
     def set_hypers(
@@ -135,14 +131,18 @@ class Plan:
             return None
         if norms != self._norms or not self.same_params(values):
             return None
-        if not libraries.are(given, self._known_grads):
-            return None
+        found = libraries.identities(given)
+        if found != self._known_grads:
+            if self._gathered or not self._moved.can_be_read(given, found, self._known_grads):
+                return None
+            self._rows.set([0 if one is None else one[0] for one in found], np.s_[:, GRAD])
+            self._known_grads = found
         with self._on(stream) as (handle, captured):
             return self._launch(norms, handle, captured)
 
     def same_params(self, values: Sequence[Any]) -> bool:
         """Whether the parameters lie where they did."""
-        return libraries.are(values, self._known_params)
+        return libraries.identities(values) == self._known_params
 
     def run(self, grads: Sequence[DeviceArray | None], norms: bool, stream: Any = None) -> Done:
         """One step with gradients that have been checked; None skips a parameter."""
@@ -152,9 +152,12 @@ class Plan:
             addresses = [0 if g is None else self._address(i, g) for i, g in enumerate(grads)]
             self._rows.set(np.array(addresses, np.int64), np.s_[:, GRAD])
             self._given = [i for i, grad in enumerate(grads) if grad is not None]
+            self._of_counts = np.array(self._given, np.intp)
+            self._groups_of_given = sorted({self._group_of[i] for i in self._given})
             self._batches = self._make_batches(self._decides(norms))
             done = self._launch(norms, handle, captured)
-        self._known_grads = [None if grad is None else grad.identity for grad in grads]
+        owners = [None if grad is None else grad.owner for grad in grads]
+        self._known_grads = libraries.identities(owners)
         self._norms = norms
         return done
 
@@ -173,7 +176,7 @@ class Plan:
 
     def _of_given(self) -> list[Hyper]:
         """The hyperparameters of the parameters with a gradient."""
-        return [self._hypers[g] for g in {self._group_of[i] for i in self._given}]
+        return [self._hypers[g] for g in self._groups_of_given]
 
     def _measures(self, norms: bool) -> bool:
         """Whether the gradients are measured."""
@@ -276,7 +279,7 @@ class Plan:
         decision.upload(stream, captured)
         _cpu.perform(calls, [] if unseen else self._counted())
         self._current, self.captured = True, self.captured or captured
-        self._unknown = _Unknown(unseen, measures, norms)
+        self._unknown = Unknown(unseen, measures, norms)
         return PENDING if unseen else True
 
     def _upload(self, stream: int, captured: bool = False) -> None:
@@ -291,7 +294,7 @@ class Plan:
     def _counted(self) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         """The counters, with what they are after a step that is not skipped."""
         counts = self._counts.copy()
-        counts[self._given] += 1
+        counts[self._of_counts] += 1
         now = int(self._counts[0] if self._keyed else self._steps[0]) + 1
         return [(self._counts, counts), (self._steps, np.maximum(self._steps, now))]
 
@@ -320,7 +323,8 @@ class Plan:
         real = self._params[i].dtype.type
         with np.errstate(over="ignore"):  # a limit beyond the dtype is none
             numbers = [real(scalars[name]) for name in batch.source.scalars]
-        begin = [self._begin_average(i, stream) for i in batch.members if self._begins(i)]
+        begins = self._begins(i)  # as all that have made as many steps
+        begin = [self._begin_average(j, stream) for j in batch.members if begins]
         return [*begin, self._update(batch, stream, *numbers)]
 
     def _update(self, batch: Batch, stream: int, *numbers: Any) -> Call:
