@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import types
 
 import numpy as np
 import pytest
@@ -71,6 +72,63 @@ def test_every_configuration_of_torchs_own_list(name, kwargs, dtype, monkeypatch
         for key, value in their_state.items():
             assert ours_state[key].dtype == value.dtype, key
             assert close(ours_state[key], value, TOLERANCE[dtype]), key
+
+
+@pytest.fixture
+def torch_on_gpu(gpu, monkeypatch):
+    """Tensors of the CPU that say they are on a GPU, which is the stand-in of one."""
+    monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda tensor: False))
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+    stream = types.SimpleNamespace(cuda_stream=0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    return gpu
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_gpu_the_bits_are_those_on_the_cpu(name, dtype, request):
+    cyopt.set_subnormals("keep")
+    kwargs = {"lr": 0.1, "weight_decay": 0.1, "maximize": True}
+    kwargs |= {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+    expected, cpu = run(ours, name, kwargs, dtype, 3)
+    gpu = request.getfixturevalue("torch_on_gpu")
+    params, opt = run(ours, name, kwargs, dtype, 3)
+    assert "launch" in {entry[0] for entry in gpu.log}
+    for p, other in zip(params, expected, strict=True):
+        assert torch.equal(p, other)
+        for key, value in cpu.state[other].items():
+            assert torch.equal(opt.state[p][key], value), key
+
+
+def test_on_a_gpu_any_strides_and_orders(torch_on_gpu):
+    w = torch.arange(120.0).reshape(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    w.requires_grad_()
+    g = torch.arange(120.0).reshape(5, 4, 3, 2).permute(3, 2, 1, 0)
+    before = w.detach().clone()
+    w.grad = g
+    ours.SGD([w], lr=0.5).step()
+    assert torch.equal(w.detach(), before - 0.5 * g)
+    w.grad = torch._neg_view(g)
+    ours.SGD([w], lr=0.5).step()
+    assert torch.equal(w.detach(), before)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda w: w.to_sparse(), "torch.sparse_coo; expected a dense one"),
+        (lambda w: torch._neg_view(w), r"pass its\s+\.resolve_neg"),
+        (lambda w: w.half(), "float16; expected float32"),
+    ],
+)
+def test_tensors_on_a_gpu_that_are_refused(torch_on_gpu, spoil, message):
+    w = torch.ones(4)
+    opt = cyopt.SGD([w])
+    opt.step([torch.ones(4)])
+    before = w.clone()
+    with pytest.raises(TypeError, match=message):
+        opt.step([spoil(torch.ones(4))])
+    assert torch.equal(w, before)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -232,7 +290,7 @@ def become_half(p):
 class OnDevice:
     """What cyopt asks of a tensor on another device first."""
 
-    is_cpu, device, grad = False, "cuda:0", torch.ones(4)
+    is_cpu, is_cuda, device, grad = False, False, "xpu:0", torch.ones(4)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +306,10 @@ class OnDevice:
         (lambda p, o: setattr(p, "grad", torch.ones(4).to_sparse()), "[sS]parse"),
         (lambda p, o: setattr(p, "data", torch.ones(8)[::2]), "contiguous"),
         (lambda p, o: setattr(p, "data", torch.ones(1).expand(4)), "contiguous|read-only"),
-        (lambda p, o: o.param_groups[0].update(params=[p, OnDevice()]), "is on cuda:0"),
+        (
+            lambda p, o: o.param_groups[0].update(params=[p, OnDevice()]),
+            "is on xpu:0; expected a CPU or",
+        ),
     ],
 )
 def test_a_refused_step_leaves_no_state(spoil, message):

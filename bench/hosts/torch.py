@@ -39,7 +39,7 @@ def side(adamw: Any, widths: tuple[int, ...]) -> Side:
             optimizer.zero_grad()
             loss(model, images[batch], labels[batch]).backward()
             optimizer.step()
-        return float(loss(model, images, labels))
+        return float(loss(model, images, labels).detach())
 
     still = network(widths)
     loss(still, images, labels).backward()

@@ -1,19 +1,21 @@
-"""torch's optimizers on cyopt's step: SGD, RMSprop, Adagrad, Adam and AdamW over CPU tensors.
+"""torch's optimizers on cyopt's step: SGD, RMSprop, Adagrad, Adam and AdamW.
 
 Each is torch's own class with another `step`: arguments, defaults, checks, groups, hooks,
 schedulers, closures and `state_dict` are torch's, and state goes into torch's optimizers and comes
 from them. Nothing is copied; where a parameter lies is asked at each step, so that `.data = ...`
 and `.to(...)` are followed. A graph that a step has made stale raises in `backward`, as with torch.
 
-All parameters of a group that have made as many steps are one native call, in one pass over memory.
-Gradients may have any strides. The result is that of torch's single-tensor implementation but for
-the order of operations, so for the last bits.
+All parameters of a group that have made as many steps are one native call, in one pass over memory;
+on a GPU one launch, whose tables each step makes anew and then waits for: where that matters, give
+`cyopt.Adam` and its like the tensors themselves. Gradients may have any strides. The result is that
+of torch's single-tensor implementation but for the order of operations, so for the last bits.
 
 Not as in torch: `foreach`, `fused`, `capturable` and `differentiable` are refused where they are
-True, and so are tensors on other devices, sparse gradients, types other than float32 and float64,
-and parameters with gaps or in each other's memory. A step that is refused changes nothing of the
-parameters of that call; calls before it, of other groups, have been made. Beside torch's fused
-step, which walks over the tensors in C++, models of few small tensors take longer here.
+True, and so are tensors elsewhere than on a CPU or NVIDIA GPU, sparse gradients, types other than
+float32 and float64, and parameters with gaps or in each other's memory. A step that is refused
+changes nothing of the parameters of that call; calls before it, of other groups, have been made.
+Beside torch's fused step, which walks over the tensors in C++, models of few small tensors take
+longer here.
 """
 
 from __future__ import annotations
@@ -70,16 +72,14 @@ class _Steps:
         names = ("param", "grad", *self._slots(group))
         numbers = {name: group[name] for name in ("maximize", *self._same) if name in group}
         numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
-        by_step: dict[int, list[Any]] = {}
+        calls: dict[tuple[int, Any], list[Any]] = {}  # by step and device
         for p in group["params"]:
             if p.grad is not None:
-                if not p.is_cpu:
-                    raise TypeError(
-                        f"a parameter is on {p.device}; this version has CPU tensors only"
-                    )
+                if not (p.is_cpu or p.is_cuda):
+                    raise TypeError(f"a parameter is on {p.device}; expected a CPU or NVIDIA GPU")
                 state = self._state_of(p, names[2:])
-                by_step.setdefault(self._done(p) + 1, []).append((p, state))
-        for step, members in by_step.items():
+                calls.setdefault((self._done(p) + 1, p.device), []).append((p, state))
+        for (step, _), members in calls.items():
             rows = [_arrays(p, [state[slot] for slot in names[2:]]) for p, state in members]
             columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
             type(self)._function(**columns, step=step, **numbers)
@@ -105,18 +105,13 @@ class _Steps:
         increment_version([p for p, _ in members])
 
 
-def _arrays(p: Any, state: list[Any]) -> list[np.ndarray[Any, Any]]:
-    """A parameter, its gradient and its state, as NumPy has the same memory."""
-    if not p.is_cpu:
-        raise TypeError(
-            f"a parameter is on {p.device}; cyopt.integrations.torch has CPU tensors only"
-        )
-    tensors = [p, p.grad.resolve_neg(), *state]
-    arrays = [tensor.detach().numpy() for tensor in tensors]
-    if not arrays[0].flags.forc:  # dense in another order of dimensions, as channels_last
-        axes = np.argsort([-stride for stride in arrays[0].strides], kind="stable")
-        arrays = [array.transpose(axes) for array in arrays]
-    return arrays
+def _arrays(p: Any, state: list[Any]) -> list[Any]:
+    """A parameter, its gradient and its state: as NumPy has the same memory, or on a GPU."""
+    tensors = [tensor.detach() for tensor in (p, p.grad.resolve_neg(), *state)]
+    if not p.is_contiguous():  # dense in another order of dimensions, as channels_last
+        axes = np.argsort([-stride for stride in p.stride()], kind="stable").tolist()
+        tensors = [tensor.permute(axes) for tensor in tensors]
+    return tensors if p.is_cuda else [tensor.numpy() for tensor in tensors]
 
 
 class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types here

@@ -183,3 +183,23 @@ def test_graph_of_torch(torch, options):
     for param, array in zip(params, expected, strict=True):
         assert same_bits(param.detach().cpu().numpy(), array)
     same_optimizers(opt, cpu)
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adagrad", "Adam", "AdamW"])
+def test_integration_of_torch(torch, name):
+    """As on the CPU, bit for bit, where the gradients are those of the GPU."""
+    from cyopt.integrations import torch as ours
+
+    net = model(torch)
+    twin = [p.detach().cpu().clone().requires_grad_() for p in net.parameters()]
+    opt, cpu = getattr(ours, name)(net.parameters(), lr=0.1), getattr(ours, name)(twin, lr=0.1)
+    data = torch.randn(32, 64, device="cuda")
+    for _ in range(3):
+        opt.zero_grad()
+        net(data).square().sum().backward()
+        for p, other in zip(net.parameters(), twin, strict=True):
+            other.grad = p.grad.cpu()
+        opt.step()
+        cpu.step()
+    for p, other in zip(net.parameters(), twin, strict=True):
+        assert torch.equal(p.detach().cpu(), other.detach())
