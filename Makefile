@@ -9,7 +9,7 @@ SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.px[di] cyopt/bench/*.pyx) setu
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-cuda test-gpu test-hosts sanitize fuzz fuzz-c bench bench-gpu bench-hosts lint clean
+.PHONY: demo test test-all test-cuda test-gpu test-hosts test-mpi sanitize fuzz fuzz-c bench bench-gpu bench-hosts lint clean
 .PRECIOUS: .venv-hosts-%/built
 
 demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
@@ -40,6 +40,16 @@ test-hosts-%: .venv-hosts-%/built
 	@$(PYTHON) -m venv .venv-hosts-$*
 	@.venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check -r $<
 	@PYTHONWARNINGS=ignore .venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@
+
+test-mpi: .venv-mpi/built  ## The tests of several ranks, with an MPI of its own.
+	.venv-mpi/bin/python -m pytest tests/test_mpi.py cyopt/distributed
+
+.venv-mpi/built: $(SOURCES)
+	@echo "Building cyopt into .venv-mpi with an MPI: about a minute."
+	@$(PYTHON) -m venv .venv-mpi
+	@PYTHONWARNINGS=ignore .venv-mpi/bin/pip install --quiet --disable-pip-version-check \
+		--editable ".[mpi,test]"
 	@touch $@
 
 # What compiles kernels for GPUs is 300 MB; no GPU is needed.
@@ -149,4 +159,4 @@ PEERS := torch numba numexpr optax thinc ninja
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-bench .venv-hosts-* build dist *.egg-info cyopt/*.so
+	rm -rf .venv .venv-* build dist *.egg-info cyopt/*.so

@@ -69,6 +69,8 @@ cdef extern from "cyopt.h" nogil:
     int cyopt_team_size(ptrdiff_t work, const cyopt_config *config)
     int cyopt_needs_norm(const cyopt_scalars *scalars)
     ptrdiff_t cyopt_count_chunks(const cyopt_array *arrays, ptrdiff_t n_arrays)
+    int cyopt_square_sums(cyopt_array *arrays, ptrdiff_t n_arrays, const cyopt_scalars *sets,
+                          const cyopt_config *config, double *sums)
     int cyopt_step(cyopt_array *arrays, ptrdiff_t n_arrays, const cyopt_scalars *sets,
                    const cyopt_config *config, cyopt_report *report)
     int cyopt_update(cyopt_array *arrays, ptrdiff_t n_arrays, const cyopt_hyper *hyper, int64_t t,

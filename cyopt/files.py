@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from cyopt import checkpoint
 from cyopt._version import __version__
 from cyopt.arrays import Array, as_array, check_like
 from cyopt.optimizer import Optimizer
+from cyopt.parameters import Spec
 
 _FORMAT = "cyopt optimizer state"
 _VERSION = 1  # changes when an older cyopt would misread the file
@@ -53,12 +54,17 @@ def save(opt: Optimizer, path: StrPath) -> None:
 
     Unlike torch.save it writes no pickle, and there is never half a file at `path`.
     """
+    write(path, opt._gate.run(_content, opt))
+
+
+def write(path: StrPath, arrays: Mapping[str, Any]) -> None:
+    """Write the arrays of a file; see `save`."""
     path = os.path.realpath(os.fsdecode(path))  # a link stays, as with open()
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(
             f"path is {path!r}, which is not a file; give the path of one, or a new one"
         )
-    _replace(path, opt._gate.run(_content, opt))
+    _replace(path, arrays)
 
 
 def load(opt: Optimizer, path: StrPath) -> None:
@@ -81,22 +87,33 @@ def load(opt: Optimizer, path: StrPath) -> None:
     Unlike torch.load it takes up the state instead of returning it, and a file cannot run code.
     """
     path = os.fsdecode(path)
-    saved = _read(path)
-    try:
+    saved = read(path)
+    with fitting(path):
         opt._gate.run(_take_up, opt, saved)
+
+
+@contextlib.contextmanager
+def fitting(path: StrPath) -> Iterator[None]:
+    """Say of which file what does not fit."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path!r} does not fit this optimizer: {error}") from error
 
 
 def _take_up(opt: Optimizer, saved: Mapping[str, Any]) -> None:
-    _check_made(opt, saved)
+    check_made(opt, saved)
     checkpoint.load_state_dict(opt, saved)
 
 
 def _content(opt: Optimizer) -> dict[str, Array]:
-    """The arrays of a file."""
-    saved = checkpoint.state_dict(opt)
-    kinds = _kinds(opt)
+    return content(checkpoint.state_dict(opt), rules_of(opt), _kinds(opt))
+
+
+def content(
+    saved: dict[str, Any], rules: list[str], kinds: Mapping[Any, Mapping[str, Any]]
+) -> dict[str, Array]:
+    """The arrays of a file with what `state_dict` gave, which is used up."""
     arrays, parameters = {}, []
     for i, (name, entry) in enumerate(saved.pop("state").items()):
         _check_key(name)
@@ -111,7 +128,7 @@ def _content(opt: Optimizer) -> dict[str, Array]:
         "format": _FORMAT,
         "version": _VERSION,
         **saved,
-        "rules": _rules(opt),
+        "rules": rules,
         "parameters": parameters,
     }
     # Floats are exact: Python writes the digits that give them back. Text is not escaped, as two
@@ -119,16 +136,22 @@ def _content(opt: Optimizer) -> dict[str, Array]:
     return {"header": np.array(json.dumps(header, ensure_ascii=False)), **arrays}
 
 
-def _rules(opt: Optimizer) -> list[str]:
+def rules_of(opt: Optimizer) -> list[str]:
+    """The rule of each group."""
     return [group.rule for group in opt.groups]
 
 
 def _kinds(opt: Optimizer) -> dict[Any, dict[str, Any]]:
     """Name -> what each parameter that is there was when its state was made, as JSON has it."""
+    lists = opt._lists.values()
+    return {name: kind for each in lists for name, kind in kinds_of(each.names, each.specs).items()}
+
+
+def kinds_of(names: Sequence[Any], specs: Sequence[Spec]) -> dict[Any, dict[str, Any]]:
+    """The same of parameters in a list."""
     return {
         name: {"dtype": spec.dtype.name, "shape": list(spec.shape)}
-        for parameters in opt._lists.values()
-        for name, spec in zip(parameters.names, parameters.specs, strict=True)
+        for name, spec in zip(names, specs, strict=True)
     }
 
 
@@ -176,7 +199,7 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def _read(path: str) -> dict[str, Any]:
+def read(path: StrPath) -> dict[str, Any]:
     """The header of a file and, made of its arrays, the "state" of a state_dict."""
     with open(path, "rb") as file:
         data = io.BytesIO(file.read())
@@ -214,9 +237,9 @@ def _state(parameters: Iterable[Mapping[str, Any]], archive: Mapping[str, Array]
     }
 
 
-def _check_made(opt: Optimizer, saved: Mapping[str, Any]) -> None:
+def check_made(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     """Check what a state_dict lacks: rules, and the parameters that these keep no state of."""
-    rules, own = saved["rules"], _rules(opt)
+    rules, own = saved["rules"], rules_of(opt)
     if (saved["optimizer"], rules) != (type(opt).__name__, own):
         raise ValueError(
             f"it is of {saved['optimizer']} with the rules {rules}; this optimizer is"

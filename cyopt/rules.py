@@ -256,24 +256,30 @@ def square_sum(x: Array) -> float:
     Chunks of 4,096 numbers; number i of a chunk is added to sum i mod 16; the 16, then the chunks,
     are added in pairs. `src_c/sides.inc` and `src_c/norms.c` say the same in C.
     """
+    return pairwise_sum(square_sums(x))
+
+
+def square_sums(x: Array) -> list[float]:
+    """The part of each chunk in that."""
     chunks = np.zeros((-(-x.size // CHUNK), CHUNK // LANES, LANES))
     chunks.reshape(-1)[: x.size] = x  # what is missing is 0, whose addition changes nothing
     sums = np.zeros((len(chunks), LANES))
     for i in range(CHUNK // LANES):
         sums = sums + chunks[:, i] * chunks[:, i]
-    return pairwise_sum([pairwise_sum(list(lanes)) for lanes in sums])
+    return [pairwise_sum(lanes) for lanes in sums]
 
 
-def pairwise_sum(x: list[Any]) -> float:
+def pairwise_sum(x: Array) -> float:
     """Neighbours are added until one number is left, which is 0 for none.
 
     >>> pairwise_sum([1.0, 2.0, 3.0]) == (1.0 + 2.0) + 3.0
     True
     """
+    x = np.asarray(x, np.float64)
     while len(x) > 1:
-        odd = x[len(x) // 2 * 2 :]
-        x = [a + b for a, b in zip(x[::2], x[1::2], strict=False)] + odd
-    return float(x[0]) if x else 0.0
+        even = len(x) // 2 * 2
+        x = np.append(x[:even:2] + x[1:even:2], x[even:])
+    return float(x[0]) if len(x) else 0.0
 
 
 def norm(sums: Iterable[float]) -> float:

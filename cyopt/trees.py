@@ -61,6 +61,18 @@ def leaves(tree: Tree, node: Node | None, argument: str) -> list[Any]:
     return list(_walk(tree, node, argument))
 
 
+def tree_of(node: Node | None, leaves: Iterator[Any]) -> Tree:
+    """A tree of this structure, of dicts and lists.
+
+    >>> tree_of(structure({"w": 1.0, "b": (2.0, 3.0)}), iter("xyz"))
+    {'w': 'x', 'b': ['y', 'z']}
+    """
+    if node is None:
+        return next(leaves)
+    children = [tree_of(child, leaves) for child in node.children]
+    return dict(zip(node.keys, children, strict=True)) if node.is_mapping else children
+
+
 def _walk(tree: Tree, node: Node | None, place: str) -> Iterator[Any]:
     if node is None:
         if isinstance(tree, Mapping | list | tuple):

@@ -194,6 +194,12 @@ int cyopt_needs_norm(const struct cyopt_scalars *scalars);
 /* How many chunks the sums of squares of these arrays have. */
 ptrdiff_t cyopt_count_chunks(const struct cyopt_array *arrays, ptrdiff_t n_arrays);
 
+/* The sums of squares of all chunks, for who adds them up elsewhere; whether a gradient whose set
+ * has skip_nonfinite is not finite. */
+int cyopt_square_sums(struct cyopt_array *arrays, ptrdiff_t n_arrays,
+                      const struct cyopt_scalars *sets, const struct cyopt_config *config,
+                      double *sums);
+
 /* Updates all arrays in place; returns into how many threads' shares the work was cut. */
 int cyopt_step(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyopt_scalars *sets,
                const struct cyopt_config *config, struct cyopt_report *report);

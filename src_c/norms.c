@@ -87,9 +87,9 @@ ptrdiff_t cyopt_count_chunks(const struct cyopt_array *arrays, ptrdiff_t n_array
     return n;
 }
 
-int cyopt_measure_gradients(struct cyopt_array *arrays, ptrdiff_t n_arrays,
-                            const struct cyopt_scalars *sets, const struct cyopt_config *config,
-                            struct cyopt_report *report)
+int cyopt_square_sums(struct cyopt_array *arrays, ptrdiff_t n_arrays,
+                      const struct cyopt_scalars *sets, const struct cyopt_config *config,
+                      double *sums)
 {
     atomic_int nonfinite;
     atomic_init(&nonfinite, 0);
@@ -103,10 +103,18 @@ int cyopt_measure_gradients(struct cyopt_array *arrays, ptrdiff_t n_arrays,
         .n_arrays = n_arrays,
         .sets = sets,
         .config = config,
-        .sums = report->sums,
+        .sums = sums,
         .nonfinite = &nonfinite,
     };
     cyopt_run_pass(&pass, lines * CYOPT_READ_COST);
-    report->grad_norm = cyopt_total_norm(arrays, n_arrays, report->sums, sets);
     return atomic_load(&nonfinite);
+}
+
+int cyopt_measure_gradients(struct cyopt_array *arrays, ptrdiff_t n_arrays,
+                            const struct cyopt_scalars *sets, const struct cyopt_config *config,
+                            struct cyopt_report *report)
+{
+    const int nonfinite = cyopt_square_sums(arrays, n_arrays, sets, config, report->sums);
+    report->grad_norm = cyopt_total_norm(arrays, n_arrays, report->sums, sets);
+    return nonfinite;
 }

@@ -1,0 +1,20 @@
+"""Synchronous data parallelism over MPI: ranks share the mini-batch, and all take the same step.
+
+    layout       where gradients and parameters lie in the buckets that travel
+    agree        what must be the same on all ranks
+    norms        norms of gradients of which each rank has a part
+    exchange     gradients into buckets, buckets reduced, while others are still being made
+    parallel     DataParallel: a step of all ranks
+    share        what a rank keeps of an optimizer's state with `shard`
+    failure      an error on one rank ends the job
+
+Needs mpi4py and an MPI: `pip install 'cyopt[mpi]'` has both. docs/scaling.md has the cost model.
+"""
+
+from cyopt.integrations import require
+
+require("mpi4py", "4.0", "mpi")
+
+from cyopt.distributed.parallel import DataParallel  # noqa: E402
+
+__all__ = ["DataParallel"]

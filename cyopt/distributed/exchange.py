@@ -1,0 +1,120 @@
+"""Gradients into buckets, and buckets reduced over all ranks while others are still being made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from cyopt.arrays import Array
+from cyopt.distributed.layout import Line, Piece
+
+
+class Exchange:
+    """The buckets of all lines, in the one order in which every rank starts their reductions."""
+
+    def __init__(
+        self, comm: Any, lines: Sequence[Line], params: Sequence[Array], shard: bool
+    ) -> None:
+        self._comm, self._lines, self._params, self._shard = comm, lines, params, shard
+        self._buckets = [(line, k) for line in lines for k in range(len(line.buckets))]
+        self._line_of = {i: line for line in lines for i in line.members}
+        places = {(id(line), k): n for n, (line, k) in enumerate(self._buckets)}
+        self._buckets_of = {
+            i: [places[id(line), k] for k in line.buckets_of(i)]
+            for i, line in self._line_of.items()
+        }
+        self._members = [0] * len(self._buckets)
+        for buckets in self._buckets_of.values():
+            for n in buckets:
+                self._members[n] += 1
+        # With `shard`: this rank's part of the sum of each bucket, and the pieces in them.
+        self._parts: list[Array] = []
+        self.reduced_pieces: list[Array] = []
+        for line, k in self._buckets if shard else ():
+            own = line.part(k, comm.rank)
+            part = np.empty(own.stop - own.start, line.memory.dtype)
+            self._parts.append(part)
+            for piece in line.pieces_of(k, comm.rank):
+                first = piece.place - own.start
+                self.reduced_pieces.append(part[first : first + piece.stop - piece.start])
+        self._begin()
+
+    def _begin(self) -> None:
+        self.packed: set[int] = set()
+        self._summed: set[int] = set()  # by `accumulate`: their gradients are in the buckets
+        self._missing = list(self._members)
+        self._started = 0
+        self._requests: list[Any] = []
+
+    def add(self, i: int, grad: Array) -> None:
+        """Add a gradient of a local batch, which is not the last one."""
+        self._put(i, grad)
+        self._summed.add(i)
+
+    def pack(self, i: int, grad: Array | None) -> None:
+        """Take the last gradient of this step, and start what is complete with it.
+
+        The mean over the ranks is the sum of what each rank divides by their number.
+        """
+        if grad is not None:
+            self._put(i, grad)
+        elif i not in self._summed:
+            self._line_of[i].views[i][...] = 0
+        self.packed.add(i)
+        for n in self._buckets_of[i]:
+            self._missing[n] -= 1
+        self._start()
+
+    def _put(self, i: int, grad: Array) -> None:
+        view, scale = self._line_of[i].views[i], grad.dtype.type(1 / self._comm.size)
+        with np.errstate(all="ignore"):
+            if i in self._summed:
+                view += scale * grad
+            else:
+                np.multiply(grad, scale, out=view, casting="same_kind")
+
+    def has(self, i: int) -> bool:
+        """Whether this rank has a gradient of the parameter in the buckets."""
+        return i in self.packed or i in self._summed
+
+    def _start(self) -> None:
+        """All buckets that are complete, but none before those that stand before it."""
+        while self._started < len(self._buckets) and not self._missing[self._started]:
+            line, k = self._buckets[self._started]
+            first, last = line.buckets[k]
+            bucket = line.memory[first:last]
+            if self._shard:
+                part = self._parts[self._started]
+                request = self._comm.Ireduce_scatter_block(bucket, part, MPI.SUM)
+            else:
+                request = self._comm.Iallreduce(MPI.IN_PLACE, bucket, MPI.SUM)
+            self._requests.append(request)
+            self._started += 1
+        if self._requests:
+            MPI.Request.Testall(self._requests)  # MPI goes on only inside of its functions
+
+    def finish(self) -> None:
+        """Wait for all reductions; the next step begins."""
+        MPI.Request.Waitall(self._requests)
+        self._begin()
+
+    def reduced(self, i: int) -> Array:
+        """The mean gradient of a parameter, without `shard`."""
+        return self._line_of[i].views[i]
+
+    def gather_params(self, pieces: Sequence[Piece], updated: Sequence[Array]) -> None:
+        """Give all ranks the pieces of parameters that each has updated."""
+        for piece, numbers in zip(pieces, updated, strict=True):
+            memory = self._line_of[piece.param].memory
+            memory[piece.place : piece.place + numbers.size] = numbers
+        requests = []
+        for line, k in self._buckets:
+            first, last = line.buckets[k]
+            requests.append(self._comm.Iallgather(MPI.IN_PLACE, line.memory[first:last]))
+        MPI.Request.Waitall(requests)
+        for line in self._lines:
+            for i in line.members:
+                self._params[i][...] = line.views[i]

@@ -1,0 +1,218 @@
+"""A step of all ranks together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from cyopt import files, trees
+from cyopt.arrays import Array, check_written
+from cyopt.distributed.agree import check_bits, check_same, description, number_of
+from cyopt.distributed.exchange import Exchange
+from cyopt.distributed.failure import end_job_on_errors
+from cyopt.distributed.layout import flat, lines
+from cyopt.distributed.share import Share
+from cyopt.hyper import Hyper
+from cyopt.optimizer import Optimizer
+from cyopt.parameters import as_grads
+
+StrPath = str | os.PathLike[str]
+
+
+class DataParallel:
+    """An optimizer whose steps are those of all ranks of a communicator, from their mean gradient.
+
+    `opt` is an optimizer of cyopt that is bound to parameters on the CPU, made alike on all ranks;
+    from then on steps are made here. `comm` is a communicator of mpi4py. At the start all get the
+    parameters of rank 0. With `shard` each rank keeps and updates the state of its share alone, as
+    ZeRO's first stage does. Parameters have the same bits on all ranks after each step, and with
+    `shard` those that they have without, where the reduced gradients are the same. `bucket_bytes`
+    is how much is reduced at once. Every `check_every` steps the bits are compared.
+
+    Groups, schedules, `clip_norm`, `skip_nonfinite` and `ema` act on the mean gradient. An error
+    that nobody catches on one rank ends the job.
+
+    Raises ValueError on all ranks, with the difference, if the optimizers are not alike.
+
+    >>> import numpy as np, cyopt
+    >>> from mpi4py import MPI
+    >>> from cyopt.distributed import DataParallel
+    >>> w = np.ones(2)
+    >>> dp = DataParallel(cyopt.SGD({"w": w}, lr=0.5), MPI.COMM_WORLD)
+    >>> dp.step({"w": np.array([1.0, 2.0])})  # on each rank its own gradient
+    True
+    >>> w
+    array([0.5, 0. ])
+
+    Source: Li et al. 2020 (PyTorch's DistributedDataParallel: buckets, overlap), Rajbhandari et al.
+    2020 (ZeRO). Unlike them it is told each gradient, or by `ready` as soon as it is made.
+    """
+
+    def __init__(
+        self,
+        opt: Optimizer,
+        comm: Any,
+        *,
+        shard: bool = False,
+        bucket_bytes: int = 25 << 20,
+        check_every: int = 0,
+    ) -> None:
+        if not isinstance(opt, Optimizer) or not opt._bound:
+            raise TypeError("opt is not an optimizer of cyopt that is bound to its parameters")
+        end_job_on_errors(comm)
+        options = {"shard": shard, "bucket_bytes": bucket_bytes, "check_every": check_every}
+        check_same(comm, description(opt, options))
+        (whole,) = opt._lists.values()
+        if whole.device is not None:
+            raise TypeError("the parameters are on a GPU; DataParallel has arrays on the CPU only")
+        self._opt, self._comm, self._check_every = opt, comm, check_every
+        self._structure, self._names = opt._structure, whole.names
+        self._params = whole.params(trees.leaves(opt._tree(), opt._structure, "params"))
+        self._group_of, self._specs, self._layouts = whole.group_of, whole.specs, whole.layout_of
+        self._written = check_written(self._params, [f"parameter {n!r}" for n in self._names])
+        self._lines = lines(self._params, comm.size, bucket_bytes) if self._params else []
+        for param in self._params:
+            for first in range(0, param.nbytes, bucket_bytes):
+                comm.Bcast(flat(param).view(np.uint8)[first : first + bucket_bytes])
+        self._exchange = Exchange(comm, self._lines, self._params, shard)
+        self._share = Share(opt, comm, self._lines, self._params) if shard else None
+        self._index = {name: i for i, name in enumerate(self._names)}
+        # Which parameters have a gradient on any rank, then what all ranks must have alike.
+        self._flags = np.zeros(len(self._names) + 2, np.int64)
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the mean gradient in the last step; see `Optimizer.grad_norm`."""
+        return self._opt.grad_norm
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step was skipped, on all ranks, as a gradient was not finite on one."""
+        return self._opt.skipped
+
+    def accumulate(self, grads: Any) -> None:
+        """Add the gradients of a local batch to those of the next step; nothing is sent."""
+        for i, grad in enumerate(self._checked(grads)):
+            if grad is not None:
+                self._exchange.add(i, grad)
+                self._clear(i, grad)
+
+    def ready(self, name: str, grad: Any) -> None:
+        """Hand over the gradient of one parameter as soon as it is made.
+
+        `name` is its key in `opt.state`. When all gradients of a bucket are there, it is sent while
+        others are made. What is handed over is not given to `step` again.
+        """
+        if name not in self._index:
+            raise KeyError(f"no parameter {name!r}; known: {', '.join(self._names)}")
+        i = self._index[name]
+        if i in self._exchange.packed:
+            raise ValueError(f"the gradient of {name!r} is handed over twice before a step")
+        only = [grad if j == i else None for j in range(len(self._names))]
+        (checked,) = (each for each in self._check(only) if each is not None)
+        self._exchange.pack(i, checked)
+        self._clear(i, checked)
+
+    def step(self, grads: Any = None) -> bool:
+        """Update all parameters on all ranks; every rank calls it.
+
+        `grads` has the structure of the parameters, as for `Optimizer.step`: without those that
+        were handed over by `ready`, in whose place is None. It may be left out if all were. A
+        parameter is skipped if it has no gradient on any rank.
+
+        Returns True, or False if `skip_nonfinite` skipped the step, alike on all ranks.
+        """
+        given = [None] * len(self._names) if grads is None else self._checked(grads)
+        twice = [n for n, g in zip(self._names, given, strict=True)
+                 if g is not None and self._index[n] in self._exchange.packed]  # fmt: skip
+        if twice:
+            raise ValueError(f"the gradient of {twice[0]!r} was handed over by ready() already")
+        hypers = self._hypers()
+        request = self._agree(given, hypers)
+        for line in self._lines:
+            for i in line.members:
+                if i not in self._exchange.packed:
+                    self._exchange.pack(i, given[i])
+                    self._clear(i, given[i])
+        request.Wait()
+        self._exchange.finish()
+        n = len(self._names)
+        if self._flags[n] != -self._flags[n + 1]:
+            raise ValueError(
+                "the ranks have other hyperparameters or numbers of steps: change them on all"
+            )
+        has_grad = [bool(flag) for flag in self._flags[:n]]
+        if self._share is None:
+            done = self._step_whole(has_grad)
+        else:
+            done = self._share.step(self._exchange.reduced_pieces, has_grad, hypers)
+            self._exchange.gather_params(self._share.pieces, self._share.arrays)
+        if self._check_every and self._opt.steps % self._check_every == 0:
+            check_bits(self._comm, self._names, self._params, self._opt.steps)
+        return done
+
+    def _checked(self, grads: Any) -> list[Array | None]:
+        return self._check(trees.leaves(grads, self._structure, "grads"))
+
+    def _check(self, grads: Sequence[Any]) -> list[Array | None]:
+        return as_grads(grads, self._names, self._specs, self._layouts, self._written)
+
+    def _clear(self, i: int, grad: Array | None) -> None:
+        if grad is not None and self._layouts[i].zero_grads:
+            grad[...] = 0
+
+    def _hypers(self) -> list[Hyper]:
+        dtypes = {param.dtype for param in self._params}
+        return [group.at(self._opt.steps, dtypes) for group in self._opt.groups]
+
+    def _agree(self, given: Sequence[Array | None], hypers: list[Hyper]) -> Any:
+        """Start to ask which parameters have gradients, and whether all is as on other ranks."""
+        n = len(self._names)
+        own = number_of((self._opt.steps, hypers))
+        self._flags[:n] = [g is not None or self._exchange.has(i) for i, g in enumerate(given)]
+        self._flags[n], self._flags[n + 1] = own, -own
+        return self._comm.Iallreduce(MPI.IN_PLACE, self._flags, MPI.MAX)
+
+    def _step_whole(self, has_grad: Sequence[bool]) -> bool:
+        """The optimizer's own step, with mean gradients."""
+        grads = [self._exchange.reduced(i) if has else None for i, has in enumerate(has_grad)]
+        return bool(self._opt.step(trees.tree_of(self._structure, iter(grads))))
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """On rank 0 the whole optimizer's `state_dict`, on others None; every rank calls it."""
+        if self._share:
+            return self._share.state_dict()
+        return self._opt.state_dict() if self._comm.rank == 0 else None
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` gave, with any number of ranks, with `shard` or without.
+
+        Every rank calls it with the same one. Raises as `Optimizer.load_state_dict` does.
+        """
+        (self._share or self._opt).load_state_dict(state_dict)
+
+    def save(self, path: StrPath) -> None:
+        """Write one file for all ranks, as `cyopt.save` does; every rank calls it.
+
+        It is loaded by `load` of any number of ranks, or by `cyopt.load`. Rank 0 has the whole
+        state in memory meanwhile.
+        """
+        saved = self.state_dict()
+        if saved is not None:
+            kinds = files.kinds_of(self._names, self._specs)
+            files.write(path, files.content(saved, files.rules_of(self._opt), kinds))
+        self._comm.Barrier()
+
+    def load(self, path: StrPath) -> None:
+        """Continue from the file that `save` or `cyopt.save` wrote; every rank calls it.
+
+        Raises as `cyopt.load` does.
+        """
+        saved = files.read(path)
+        with files.fitting(path):
+            files.check_made(self._opt, saved)
+            self.load_state_dict(saved)

@@ -1,0 +1,146 @@
+"""What a rank keeps of an optimizer with `shard`: its pieces and their steps; whole state again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from cyopt import _cpu, checkpoint, rules, trees
+from cyopt.arrays import Array, check_like
+from cyopt.distributed.layout import Line, Piece, flat
+from cyopt.distributed.norms import Sums
+from cyopt.hyper import Hyper
+from cyopt.optimizer import Optimizer
+
+
+def name_of(name: str, piece: Piece) -> str:
+    """Of a piece, in the optimizer's state."""
+    return f"{name}[{piece.start}:{piece.stop}]"
+
+
+class Share:
+    """An optimizer that from now on has this rank's pieces as its parameters.
+
+    Its groups and their hyperparameters stay the same objects; the state of the rest is given back.
+    """
+
+    def __init__(
+        self, opt: Optimizer, comm: Any, lines: Sequence[Line], params: Sequence[Array]
+    ) -> None:
+        (whole,) = opt._lists.values()
+        self._opt, self._comm, self._params = opt, comm, params
+        self._names, self._group_of = whole.names, whole.group_of
+        self._slots = [list(state) for state in whole.state]
+        self._sums = Sums(comm, lines, params)
+        self.pieces = [piece for line in lines for piece in line.pieces(comm.rank)]
+        self.arrays = [flat(params[p.param])[p.start : p.stop] for p in self.pieces]
+        self.counts = whole.counts.copy()  # also of parameters of which this rank has no piece
+        names = [name_of(whole.names[p.param], p) for p in self.pieces]
+        groups = [whole.group_of[p.param] for p in self.pieces]
+        made = opt._new_list(names, self.arrays, groups)
+        for i, piece in enumerate(self.pieces):
+            made.counts[i] = whole.counts[piece.param]
+            for slot, array in whole.state[piece.param].items():
+                made.state[i][slot][...] = flat(array)[piece.start : piece.stop]
+        opt._grouped, opt._given = False, self.arrays
+        opt._structure = trees.structure(self.arrays)
+        opt._lists = {None: made}
+
+    def step(self, grads: Sequence[Array], has_grad: Sequence[bool], hypers: list[Hyper]) -> bool:
+        """A step of the pieces, whose gradients may be overwritten; False if all ranks skip it."""
+        given = [g if has_grad[p.param] else None for p, g in zip(self.pieces, grads, strict=True)]
+        used = [h for g, h in enumerate(hypers) if self._is_used(g, has_grad)]
+        norm = -1.0
+        if any(h.clip_norm != 0 or h.skip_nonfinite for h in used):
+            scalars = [_cpu.prepare(hyper, 1) for hyper in hypers]
+            scales = [scalars[g]["s"] for g in self._group_of]
+            sums, nonfinite = self._sums.measure(self.pieces, given, scales)
+            norm = rules.norm(x for x, has in zip(sums, has_grad, strict=True) if has)
+            rows = zip(self._group_of, nonfinite, strict=True)
+            if any(bad and hypers[g].skip_nonfinite for g, bad in rows):
+                self._opt._measured[:] = norm, -1, -1, 1
+                return False
+            self._scale(given, [scalars[g] for g in self._group_of], sums, norm)
+            done: dict[str, Any] = {"grad_scale": 1.0, "maximize": False, "clip_norm": 0.0}
+            hypers = [hyper._replace(**done, skip_nonfinite=False) for hyper in hypers]
+        (parameters,) = self._opt._lists.values()
+        self._opt._gate.run(
+            parameters.step, self.arrays, given, self._opt._structure, hypers, None, False
+        )
+        self._opt._measured[:] = norm, -1, -1, 0
+        self.counts += np.array(has_grad, np.int64)
+        return True
+
+    def _is_used(self, group: int, has_grad: Sequence[bool]) -> bool:
+        return any(g == group and has for g, has in zip(self._group_of, has_grad, strict=True))
+
+    def _scale(
+        self,
+        grads: Sequence[Array | None],
+        scalars: Sequence[Mapping[str, Any]],
+        sums: Sequence[float],
+        norm: float,
+    ) -> None:
+        """What a kernel begins with, for gradients whose norm other ranks decide on as well."""
+        for piece, grad in zip(self.pieces, grads, strict=True):
+            x = scalars[piece.param]
+            with np.errstate(all="ignore"):
+                own = np.sqrt(sums[piece.param]) if x["clip_per_array"] else norm
+                s = x["s"] * rules.clip_coefficient(x, own)
+                if grad is not None:
+                    np.multiply(grad, grad.dtype.type(s), out=grad)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """On rank 0 what `state_dict` of the whole optimizer would be; the others give their part.
+
+        One array at a time travels: each rank has zeros in the place of what it does not have, and
+        their bits are joined by "or".
+        """
+        saved = self._opt.state_dict()
+        own = saved.pop("state")
+        saved["state"] = {}
+        for i, name in enumerate(self._names):
+            entry: dict[str, Any] = {"step": int(self.counts[i])}
+            for slot in self._slots[i]:
+                whole = np.zeros_like(self._params[i])
+                for piece in self._of(i):
+                    part = own[name_of(name, piece)][slot]
+                    flat(whole)[piece.start : piece.stop] = part
+                self._join(whole)
+                entry[slot] = whole
+            saved["state"][name] = entry
+        return saved if self._comm.rank == 0 else None
+
+    def _join(self, array: Array) -> None:
+        bits = flat(array).view(np.uint32)
+        if self._comm.rank == 0:
+            self._comm.Reduce(MPI.IN_PLACE, bits, MPI.BOR, root=0)
+        else:
+            self._comm.Reduce(bits, None, MPI.BOR, root=0)
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take this rank's part of what `state_dict` of a whole optimizer gave."""
+        checkpoint.same_names("state", saved["state"], self._names)
+        state = {}
+        for i, name in enumerate(self._names):
+            entry = saved["state"][name]
+            checkpoint.same_names(f"state[{name!r}]", entry, ["step", *self._slots[i]])
+            for slot in self._slots[i]:
+                what = f"state[{name!r}][{slot!r}]"
+                check_like(entry[slot], self._params[i].shape, self._params[i].dtype, what)
+            for piece in self._of(i):
+                part = {slot: self._part(entry[slot], piece) for slot in self._slots[i]}
+                state[name_of(name, piece)] = {"step": entry["step"], **part}
+        self._opt.load_state_dict({**saved, "state": state})
+        self.counts[:] = [saved["state"][name]["step"] for name in self._names]
+
+    def _part(self, array: Array, piece: Piece) -> Array:
+        whole = np.empty_like(self._params[piece.param])
+        whole[...] = array  # whatever the order of its elements is
+        return flat(whole)[piece.start : piece.stop]
+
+    def _of(self, i: int) -> Iterator[Piece]:
+        return (piece for piece in self.pieces if piece.param == i)

@@ -1,0 +1,239 @@
+"""Run by test_mpi.py: `mpiexec -n RANKS python mpi_jobs.py JOB ...`."""
+
+import itertools
+import os
+import signal
+import sys
+
+import numpy as np
+from mpi4py import MPI
+from same_bits import same_bits
+
+import cyopt
+from cyopt.distributed import DataParallel
+
+COMM = MPI.COMM_WORLD
+SHAPES = {"w1": (130, 70), "b1": (70,), "none": (0,), "s": (), "w2": (70, 9), "b2": (9,)}
+OPTIONS = [
+    {},
+    {"clip_norm": 0.5},
+    {"clip_norm": 0.5, "clip_scope": "array", "grad_scale": 4.0, "maximize": True},
+    {"skip_nonfinite": True, "zero_grads": True},
+    {"skip_nonfinite": True, "clip_norm": 1.0, "ema": 0.75, "clip_value": 0.125},
+    {"lr": cyopt.schedules.time_based(0.1, 0.5), "cast_grads": True},
+]
+CLASSES = [cyopt.AdamW, cyopt.Momentum, cyopt.AdaGrad, cyopt.RMSProp, cyopt.SGD]
+
+
+def made(cls, dtype, order="C", groups=False, **options):
+    """Parameters, and an optimizer of them."""
+    rng = np.random.default_rng(7)
+    params = {
+        name: np.asarray(rng.normal(size=shape), dtype.replace("mixed", "f8"), order=order)
+        for name, shape in SHAPES.items()
+    }
+    if dtype == "mixed":
+        params = {name: p.astype(("f4", "f8")[i % 2]) for i, (name, p) in enumerate(params.items())}
+    tree = params
+    if groups:
+        half = len(params) // 2
+        first, second = dict(list(params.items())[:half]), dict(list(params.items())[half:])
+        tree = [{"params": first, "lr": 0.5}, {"params": second, "weight_decay": 0.25}]
+    return params, cls(tree, **options)
+
+
+def gradients(params, step, ranks, kind=""):
+    """Of each rank, and their mean: numbers whose sums and quotients are exact."""
+    rng = np.random.default_rng(step)
+    own = [{n: rng.integers(-100, 101, p.shape) / 64 for n, p in params.items()}
+           for _ in range(ranks)]  # fmt: skip
+    mean = {n: sum(g[n] for g in own) for n in params}
+    given = own[COMM.rank] if len(own) > 1 else own[0]
+    given = {n: np.asarray(ranks * g, params[n].dtype) for n, g in given.items()}
+    mean = {n: np.asarray(g, params[n].dtype) for n, g in mean.items()}
+    if kind == "nan":
+        mean["w1"][100, 3] = np.nan
+        if COMM.rank == ranks - 1:
+            given["w1"][100, 3] = np.nan
+    if kind == "missing":
+        mean["w2"] = given["w2"] = None
+        if COMM.rank:
+            given["b1"] = None
+            mean["b1"] = None
+        mean["b1"] = np.asarray(own[0]["b1"], params["b1"].dtype)
+    return given, mean
+
+
+def as_tree(grads, groups):
+    half = len(grads) // 2
+    items = list(grads.items())
+    return [dict(items[:half]), dict(items[half:])] if groups else grads
+
+
+def same_everywhere(params, expected, dp, opt):
+    for name, param in params.items():
+        assert same_bits(param, expected[name]), name
+    ours, theirs = dp.state_dict(), opt.state_dict()
+    if COMM.rank == 0:
+        assert ours["steps"] == theirs["steps"]
+        assert list(ours["state"]) == list(theirs["state"])
+        for name, entry in theirs["state"].items():
+            for slot, value in entry.items():
+                other = ours["state"][name][slot]
+                same = value == other if slot == "step" else same_bits(value, other)
+                assert same, (name, slot, value, other)
+
+
+def bits():
+    """Parameters and state are those of one optimizer that gets the mean gradient."""
+    runs = list(itertools.product((False, True), ("f4", "f8", "mixed"), OPTIONS))
+    for n, (shard, dtype, options) in enumerate(runs):
+        cls, groups, order = CLASSES[n % len(CLASSES)], n % 3 == 1, "CF"[n % 2]
+        args = {"dtype": dtype, "order": order, "groups": groups, **options}
+        params, opt = made(cls, **args)
+        expected, reference = made(cls, **args)
+        if COMM.rank:
+            for param in params.values():
+                param[...] = 0  # what rank 0 has is given to all
+        bucket = (64, 4096, 10_000, 1 << 20)[n % 4]
+        dp = DataParallel(opt, COMM, shard=shard, bucket_bytes=bucket, check_every=2)
+        for step, kind in enumerate(
+            ["", "nan" if "skip_nonfinite" in options else "", "missing", ""]
+        ):
+            given, mean = gradients(params, step, COMM.size, kind)
+            done = dp.step(as_tree(given, groups))
+            assert done == reference.step(as_tree(mean, groups))
+            assert dp.skipped == reference.skipped == (kind == "nan")
+            assert repr(dp.grad_norm) == repr(reference.grad_norm), (
+                dp.grad_norm,
+                reference.grad_norm,
+            )
+            if options.get("zero_grads"):
+                assert not any(g.any() for g in given.values() if g is not None)
+        same_everywhere(params, expected, dp, reference)
+    print("same", flush=True)
+
+
+def overlap():
+    """Gradients one by one in an order of each rank's own, and of several local batches."""
+    for shard in (False, True):
+        params, opt = made(cyopt.Adam, "f4")
+        expected, reference = made(cyopt.Adam, "f4")
+        dp = DataParallel(opt, COMM, shard=shard, bucket_bytes=8192)
+        for step in range(4):
+            batches = [gradients(params, 10 * step + i, COMM.size) for i in range(1 + step % 3)]
+            for given, _ in batches[:-1]:
+                dp.accumulate(given)
+            names = list(params)
+            np.random.default_rng([COMM.rank, step]).shuffle(names)
+            if step == 2:  # only in part; the rest by step
+                late = {
+                    name: batches[-1][0][name] if name in names[3:] else None for name in params
+                }
+                names = names[:3]
+            for name in names:
+                dp.ready(name, batches[-1][0][name])
+            dp.step(late if step == 2 else None)
+            reference.step({n: sum(mean[n] for _, mean in batches) for n in params})
+        same_everywhere(params, expected, dp, reference)
+    print("same", flush=True)
+
+
+def memory():
+    """State of a rank: its part of the whole, and less than a bucket more."""
+    params = [np.zeros(n, np.float32) for n in (100_003, 17, 50_000, 1)]
+    dp = DataParallel(opt := cyopt.Adam(params), COMM, shard=True, bucket_bytes=65536)
+    held = sum(array.nbytes for entry in opt.state.values() for array in entry.values())
+    whole = 2 * sum(param.nbytes for param in params)
+    assert held <= whole / COMM.size + 65536, (held, whole)
+    assert COMM.allreduce(held) == whole
+    assert dp.step([np.ones_like(param) for param in params])
+    print("kept", flush=True)
+
+
+def checks():
+    """Bits that differ are found on all ranks."""
+    params, opt = made(cyopt.SGD, "f4")
+    dp = DataParallel(opt, COMM, check_every=1)
+    if COMM.rank == COMM.size - 1:
+        params["b2"][3] += 1
+    try:
+        dp.step(gradients(params, 0, COMM.size)[0])
+    except RuntimeError as error:
+        assert f"'b2' has other bits on rank {COMM.size - 1} than on rank 0" in str(error)
+        print("found", flush=True)
+
+
+def differences():
+    """Each is named on every rank."""
+
+    def tell(action):
+        try:
+            action()
+            text = "nothing"
+        except ValueError as error:
+            text = str(error)
+        texts = COMM.gather(text)
+        if COMM.rank == 0:
+            print(texts[0] if len(set(texts)) == 1 else texts, flush=True)
+
+    last = COMM.rank == COMM.size - 1
+    shape, dtype = (3, 4) if last else (4, 3), np.float64 if last else np.float32
+    tell(lambda: DataParallel(cyopt.Adam({"w": np.ones(shape)}), COMM))
+    tell(lambda: DataParallel(cyopt.Adam({"w": np.ones(3, dtype)}), COMM))
+    tell(lambda: DataParallel(cyopt.Adam({"v" if last else "w": np.ones(3)}), COMM))
+    tell(lambda: DataParallel(cyopt.Adam([np.ones(3)], lr=0.5 if last else 0.1), COMM))
+    tell(lambda: DataParallel(cyopt.Adam([np.ones(3)]), COMM, shard=last))
+    tell(lambda: DataParallel((cyopt.SGD if last else cyopt.Adam)([np.ones(3)]), COMM))
+    dp = DataParallel(opt := cyopt.SGD([np.ones(3)]), COMM)
+    opt.lr = 0.5 if last else 0.1
+    tell(lambda: dp.step([np.ones(3)]))
+
+
+def alike(params, step):
+    """The same gradients on all ranks, whose mean over 1, 2, 3 or 4 of them is exact."""
+    return {name: 12 * grad for name, grad in gradients(params, step, 1)[1].items()}
+
+
+def checkpoint(path, what, shard):
+    """Four steps, of which `what` makes the first or the last two."""
+    params, opt = made(cyopt.Adam, "mixed", order="F", ema=0.5, clip_norm=1.0)
+    dp = DataParallel(opt, COMM, shard=shard == "shard", bucket_bytes=3000)
+    weights = f"{path}.weights.npz"
+    if what == "last":
+        dp.load(path)
+        for name, values in np.load(weights).items():
+            params[name][...] = values
+    for step in (0, 1) if what == "first" else (2, 3):
+        dp.step(alike(params, step))
+    if what == "first":
+        dp.save(path)
+        if COMM.rank == 0:
+            np.savez(weights, **params)
+    else:
+        expected, reference = made(cyopt.Adam, "mixed", order="F", ema=0.5, clip_norm=1.0)
+        for step in range(4):
+            reference.step(alike(expected, step))
+        same_everywhere(params, expected, dp, reference)
+    print("done", flush=True)
+
+
+def raises():
+    dp = DataParallel(cyopt.SGD([np.ones(3)]), COMM)
+    for step in range(10):
+        if step == 3 and COMM.rank == 1:
+            raise ValueError("the loss is not a number")
+        dp.step([np.ones(3)])
+
+
+def dies():
+    dp = DataParallel(cyopt.SGD([np.ones(3)]), COMM)
+    for step in range(10):
+        if step == 3 and COMM.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        dp.step([np.ones(3)])
+
+
+if __name__ == "__main__":
+    cyopt.set_num_threads(1)
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,91 @@
+"""Steps of several ranks under mpiexec: see mpi_jobs.py."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mpi4py", reason="make test-mpi installs it")
+HERE = Path(__file__).parent
+MPIEXEC = shutil.which(
+    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath])
+)
+
+pytestmark = pytest.mark.skipif(not MPIEXEC, reason="make test-mpi installs an MPI")
+
+
+def mpi(ranks, script, *arguments):
+    """The output of a script on so many ranks; none may hang."""
+    flags = ["--oversubscribe"]
+    flags += ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    command = [MPIEXEC, "-n", str(ranks), *(flags if is_open_mpi() else [])]
+    return subprocess.run(
+        [*command, sys.executable, HERE / script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+    )
+
+
+def is_open_mpi():
+    done = subprocess.run([MPIEXEC, "--version"], capture_output=True, text=True)
+    return "Open MPI" in done.stdout + done.stderr or "prterun" in done.stdout
+
+
+def said(done):
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("job", ["bits", "overlap", "memory", "checks"])
+def test_jobs(job, ranks):
+    word = {"memory": "kept", "checks": "found"}.get(job, "same")
+    assert said(mpi(ranks, "mpi_jobs.py", job)) == [word] * ranks
+
+
+def test_one_rank_is_as_none():
+    assert said(mpi(1, "mpi_jobs.py", "bits")) == ["same"]
+
+
+def test_what_differs_is_named_on_all_ranks():
+    done = mpi(3, "mpi_jobs.py", "differences")
+    assert done.returncode == 0, done.stderr
+    expected = [
+        r"parameter 'w' is float64 of shape \(3, 4\).* and float64 of shape \(4, 3\)",
+        r"parameter 'w' is float64 .* and float32 ",
+        r"the list of parameters is \['v'\] there and \['w'\]",
+        r"lr of group 0 is 0.5 there and 0.1",
+        r"shard is True there and False",
+        r"the optimizer is SGD there and Adam",
+        r"other hyperparameters or numbers of steps",
+    ]
+    for line, pattern in zip(done.stdout.splitlines(), expected, strict=True):
+        assert re.search(pattern, line)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [((2, "shard"), (3, "shard")), ((3, "shard"), (1, "whole")), ((2, "whole"), (4, "shard"))],
+    ids=str,
+)
+def test_a_checkpoint_goes_on_with_another_number_of_ranks(tmp_path, first, last):
+    path = tmp_path / "adam.npz"
+    for (ranks, shard), what in ((first, "first"), (last, "last")):
+        assert said(mpi(ranks, "mpi_jobs.py", "checkpoint", path, what, shard)) == ["done"] * ranks
+
+
+def test_a_rank_that_raises_ends_the_job():
+    done = mpi(3, "mpi_jobs.py", "raises")
+    assert done.returncode != 0
+    assert "rank 1 of 3 ends the job:" in done.stderr
+    assert "ValueError: the loss is not a number" in done.stderr
+
+
+def test_a_rank_that_dies_ends_the_job():
+    assert mpi(3, "mpi_jobs.py", "dies").returncode != 0
