@@ -9,7 +9,8 @@ SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.px[di] cyopt/bench/*.pyx) setu
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-cuda test-gpu test-hosts test-mpi sanitize fuzz fuzz-c bench bench-gpu bench-hosts lint clean
+.PHONY: demo test test-all test-cuda test-gpu test-hosts test-mpi sanitize fuzz fuzz-c bench \
+	bench-gpu bench-hosts bench-mpi lint clean
 .PRECIOUS: .venv-hosts-%/built
 
 demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
@@ -124,11 +125,19 @@ bench-hosts: .venv-hosts-newest/built .venv-hosts-year-old/built  ## Time traini
 	.venv-hosts-newest/bin/python bench --json bench/results/local-hosts.json --hosts
 	.venv-hosts-year-old/bin/python bench --json bench/results/local-spacy.json --hosts spacy
 
+# As many ranks as RANKS says, of this machine; root is allowed to where it is root that asks.
+RANKS ?= 2
+MPIEXEC = .venv-mpi/bin/mpiexec --oversubscribe $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
+bench-mpi: .venv-mpi/built  ## Time steps of several ranks beside plain collectives and torch's; four minutes.
+	@mkdir -p bench/results
+	$(if $(TORCH_newest),.venv-mpi/bin/pip install --quiet --disable-pip-version-check $(TORCH_newest))
+	$(MPIEXEC) -n $(RANKS) .venv-mpi/bin/python bench/ranks.py --json bench/results/local-ranks.json
+
 lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -p peers -p hosts
+	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -m ranks -p peers -p hosts
 	$(BIN)/clang-format --dry-run --Werror src_c/* tests/*.c
 
 .venv/built: $(SOURCES)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mpi4py", reason="make test-mpi installs it")
@@ -51,6 +52,39 @@ def test_jobs(job, ranks):
 
 def test_one_rank_is_as_none():
     assert said(mpi(1, "mpi_jobs.py", "bits")) == ["same"]
+
+
+def test_the_example_has_the_same_losses_on_any_number_of_ranks(tmp_path):
+    pytest.importorskip("sklearn", reason='needs pip install "cyopt[demo]"')
+    script = HERE.parent / "examples" / "data_parallel" / "digits.py"
+    if not script.is_file():
+        pytest.skip("needs the folder examples/")
+    curves = []
+    for ranks, more in ((1, []), (2, []), (4, ["--shard", "--save", tmp_path / "adam.npz"])):
+        done = mpi(ranks, script, "--epochs", 3, *more)
+        assert done.returncode == 0, done.stderr
+        curves.append([float(line.split()[-1]) for line in done.stdout.splitlines()[:-1]])
+    # Float64 sums in another order, over 87 steps.
+    np.testing.assert_allclose(curves[1:], [curves[0]] * 2, rtol=1e-8)
+    assert curves[0][-1] < 0.25
+    assert (tmp_path / "adam.npz").is_file()
+
+
+def test_every_sample_is_one_ranks_once():
+    class Comm:
+        def __init__(self, rank, size):
+            self.rank, self.size = rank, size
+
+    own_batches = pytest.importorskip("cyopt.distributed.sampling").own_batches
+    for size, epoch in ((1, 0), (3, 0), (3, 1), (7, 1)):
+        of_ranks = [list(own_batches(100, 12, Comm(r, size), epoch=epoch)) for r in range(size)]
+        for batches in zip(*of_ranks, strict=True):
+            assert sum(weight for _, weight in batches) == pytest.approx(size)
+        seen = [i for own in of_ranks for samples, _ in own for i in samples]
+        assert sorted(seen) == list(range(100))
+    assert [list(own) for own, _ in own_batches(100, 12, Comm(0, 1), epoch=0)] != [
+        list(own) for own, _ in own_batches(100, 12, Comm(0, 1), epoch=1)
+    ]
 
 
 def test_what_differs_is_named_on_all_ranks():

@@ -7,6 +7,7 @@
     parallel     DataParallel: a step of all ranks
     share        what a rank keeps of an optimizer's state with `shard`
     failure      an error on one rank ends the job
+    sampling     which samples of each mini-batch are a rank's own
 
 Needs mpi4py and an MPI: `pip install 'cyopt[mpi]'` has both. docs/scaling.md has the cost model.
 """
@@ -16,5 +17,6 @@ from cyopt.integrations import require
 require("mpi4py", "4.0", "mpi")
 
 from cyopt.distributed.parallel import DataParallel  # noqa: E402
+from cyopt.distributed.sampling import own_batches  # noqa: E402
 
-__all__ = ["DataParallel"]
+__all__ = ["DataParallel", "own_batches"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 from cyopt.arrays import Array
-from cyopt.distributed.layout import Line, Piece
+from cyopt.distributed.layout import Line, Piece, flat
 
 
 class Exchange:
@@ -30,6 +31,7 @@ class Exchange:
         for buckets in self._buckets_of.values():
             for n in buckets:
                 self._members[n] += 1
+        self._pieces_of: dict[tuple[int, int, int], list[Piece]] = {}
         # With `shard`: this rank's part of the sum of each bucket, and the pieces in them.
         self._parts: list[Array] = []
         self.reduced_pieces: list[Array] = []
@@ -37,16 +39,23 @@ class Exchange:
             own = line.part(k, comm.rank)
             part = np.empty(own.stop - own.start, line.memory.dtype)
             self._parts.append(part)
-            for piece in line.pieces_of(k, comm.rank):
+            for piece in self._pieces(line, k, comm.rank):
                 first = piece.place - own.start
                 self.reduced_pieces.append(part[first : first + piece.stop - piece.start])
         self._begin()
+
+    def _pieces(self, line: Line, bucket: int, rank: int) -> list[Piece]:
+        key = id(line), bucket, rank
+        if key not in self._pieces_of:
+            self._pieces_of[key] = list(line.pieces_of(bucket, rank))
+        return self._pieces_of[key]
 
     def _begin(self) -> None:
         self.packed: set[int] = set()
         self._summed: set[int] = set()  # by `accumulate`: their gradients are in the buckets
         self._missing = list(self._members)
-        self._started = 0
+        self.started = 0
+        self._waits_from: int | None = None
         self._requests: list[Any] = []
 
     def add(self, i: int, grad: Array) -> None:
@@ -82,19 +91,31 @@ class Exchange:
 
     def _start(self) -> None:
         """All buckets that are complete, but none before those that stand before it."""
-        while self._started < len(self._buckets) and not self._missing[self._started]:
-            line, k = self._buckets[self._started]
+        while self.started < len(self._buckets) and not self._missing[self.started]:
+            line, k = self._buckets[self.started]
             first, last = line.buckets[k]
             bucket = line.memory[first:last]
+            waits = self._waits_from is not None and self.started >= self._waits_from
             if self._shard:
-                part = self._parts[self._started]
-                request = self._comm.Ireduce_scatter_block(bucket, part, MPI.SUM)
+                reduce = (
+                    self._comm.Reduce_scatter_block if waits else self._comm.Ireduce_scatter_block
+                )
+                request = reduce(bucket, self._parts[self.started], MPI.SUM)
             else:
-                request = self._comm.Iallreduce(MPI.IN_PLACE, bucket, MPI.SUM)
-            self._requests.append(request)
-            self._started += 1
+                reduce = self._comm.Allreduce if waits else self._comm.Iallreduce
+                request = reduce(MPI.IN_PLACE, bucket, MPI.SUM)
+            self._requests += [] if waits else [request]
+            self.started += 1
         if self._requests:
             MPI.Request.Testall(self._requests)  # MPI goes on only inside of its functions
+
+    def wait_from(self, bucket: int) -> None:
+        """Reduce this bucket and those behind it one by one, which takes half the time.
+
+        That is where no other gradients are still to be made, and must be so on all ranks: `bucket`
+        is the most that any of them has `started` without waiting.
+        """
+        self._waits_from = bucket
 
     def finish(self) -> None:
         """Wait for all reductions; the next step begins."""
@@ -106,15 +127,20 @@ class Exchange:
         return self._line_of[i].views[i]
 
     def gather_params(self, pieces: Sequence[Piece], updated: Sequence[Array]) -> None:
-        """Give all ranks the pieces of parameters that each has updated."""
-        for piece, numbers in zip(pieces, updated, strict=True):
-            memory = self._line_of[piece.param].memory
-            memory[piece.place : piece.place + numbers.size] = numbers
-        requests = []
+        """Give all ranks the pieces of parameters that each has updated.
+
+        Bucket by bucket: what arrives is in the cache when it is copied to its place.
+        """
+        own = iter(zip(pieces, updated, strict=True))
+        ranks = range(self._comm.size)
         for line, k in self._buckets:
+            for piece, numbers in itertools.islice(
+                own, len(self._pieces(line, k, self._comm.rank))
+            ):
+                line.memory[piece.place : piece.place + numbers.size] = numbers
             first, last = line.buckets[k]
-            requests.append(self._comm.Iallgather(MPI.IN_PLACE, line.memory[first:last]))
-        MPI.Request.Waitall(requests)
-        for line in self._lines:
-            for i in line.members:
-                self._params[i][...] = line.views[i]
+            self._comm.Allgather(MPI.IN_PLACE, line.memory[first:last])
+            for rank in ranks:
+                for piece in self._pieces(line, k, rank) if rank != self._comm.rank else ():
+                    arrived = line.memory[piece.place : piece.place + piece.stop - piece.start]
+                    flat(self._params[piece.param])[piece.start : piece.stop] = arrived

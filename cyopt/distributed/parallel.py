@@ -31,7 +31,8 @@ class DataParallel:
     parameters of rank 0. With `shard` each rank keeps and updates the state of its share alone, as
     ZeRO's first stage does. Parameters have the same bits on all ranks after each step, and with
     `shard` those that they have without, where the reduced gradients are the same. `bucket_bytes`
-    is how much is reduced at once. Every `check_every` steps the bits are compared.
+    is how much is reduced at once; docs/scaling.md says when more is better. Every `check_every`
+    steps the bits are compared.
 
     Groups, schedules, `clip_norm`, `skip_nonfinite` and `ema` act on the mean gradient. An error
     that nobody catches on one rank ends the job.
@@ -58,7 +59,7 @@ class DataParallel:
         comm: Any,
         *,
         shard: bool = False,
-        bucket_bytes: int = 25 << 20,
+        bucket_bytes: int = 4 << 20,
         check_every: int = 0,
     ) -> None:
         if not isinstance(opt, Optimizer) or not opt._bound:
@@ -81,8 +82,7 @@ class DataParallel:
         self._exchange = Exchange(comm, self._lines, self._params, shard)
         self._share = Share(opt, comm, self._lines, self._params) if shard else None
         self._index = {name: i for i, name in enumerate(self._names)}
-        # Which parameters have a gradient on any rank, then what all ranks must have alike.
-        self._flags = np.zeros(len(self._names) + 2, np.int64)
+        self._flags = np.zeros(len(self._names) + 3, np.int64)
 
     @property
     def grad_norm(self) -> float | None:
@@ -132,20 +132,13 @@ class DataParallel:
         if twice:
             raise ValueError(f"the gradient of {twice[0]!r} was handed over by ready() already")
         hypers = self._hypers()
-        request = self._agree(given, hypers)
+        has_grad = self._agree(given, hypers)
         for line in self._lines:
             for i in line.members:
                 if i not in self._exchange.packed:
                     self._exchange.pack(i, given[i])
                     self._clear(i, given[i])
-        request.Wait()
         self._exchange.finish()
-        n = len(self._names)
-        if self._flags[n] != -self._flags[n + 1]:
-            raise ValueError(
-                "the ranks have other hyperparameters or numbers of steps: change them on all"
-            )
-        has_grad = [bool(flag) for flag in self._flags[:n]]
         if self._share is None:
             done = self._step_whole(has_grad)
         else:
@@ -169,13 +162,19 @@ class DataParallel:
         dtypes = {param.dtype for param in self._params}
         return [group.at(self._opt.steps, dtypes) for group in self._opt.groups]
 
-    def _agree(self, given: Sequence[Array | None], hypers: list[Hyper]) -> Any:
-        """Start to ask which parameters have gradients, and whether all is as on other ranks."""
-        n = len(self._names)
+    def _agree(self, given: Sequence[Array | None], hypers: list[Hyper]) -> list[bool]:
+        """Which parameters have a gradient on any rank; and how far all are, and that all agree."""
         own = number_of((self._opt.steps, hypers))
-        self._flags[:n] = [g is not None or self._exchange.has(i) for i, g in enumerate(given)]
-        self._flags[n], self._flags[n + 1] = own, -own
-        return self._comm.Iallreduce(MPI.IN_PLACE, self._flags, MPI.MAX)
+        has_grad = [g is not None or self._exchange.has(i) for i, g in enumerate(given)]
+        self._flags[:] = [*has_grad, self._exchange.started, own, -own]
+        self._comm.Allreduce(MPI.IN_PLACE, self._flags, MPI.MAX)
+        *flags, started, most, least = self._flags.tolist()
+        if most != -least:
+            raise ValueError(
+                "the ranks have other hyperparameters or numbers of steps: change them on all"
+            )
+        self._exchange.wait_from(started)
+        return list(map(bool, flags))
 
     def _step_whole(self, has_grad: Sequence[bool]) -> bool:
         """The optimizer's own step, with mean gradients."""

@@ -1,0 +1,30 @@
+"""Which samples of each mini-batch are a rank's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+
+def own_batches(
+    samples: int, batch: int, comm: Any, *, epoch: int, seed: int = 0
+) -> Iterator[tuple[np.ndarray[Any, Any], float]]:
+    """For each mini-batch of an epoch, this rank's samples, and the weight of their mean gradient.
+
+    All ranks shuffle `samples` alike, from `seed` and `epoch`, and cut them into mini-batches of
+    `batch`, the last one of what is left; of each a rank takes its share. So every sample is one
+    rank's, once in an epoch, and mini-batches are the same ones for any number of ranks. The weight
+    is 1 but where shares differ in size: with it the mean over the ranks is that over the samples.
+
+    >>> from mpi4py import MPI
+    >>> from cyopt.distributed import own_batches
+    >>> [(len(own), weight) for own, weight in own_batches(10, 4, MPI.COMM_WORLD, epoch=0)]
+    [(4, 1.0), (4, 1.0), (2, 1.0)]
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(samples)
+    for first in range(0, samples, batch):
+        members = order[first : first + batch]
+        own = np.array_split(members, comm.size)[comm.rank]
+        yield own, len(own) * comm.size / len(members)
