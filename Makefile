@@ -132,12 +132,13 @@ bench-mpi: .venv-mpi/built  ## Time steps of several ranks beside plain collecti
 	@mkdir -p bench/results
 	$(if $(TORCH_newest),.venv-mpi/bin/pip install --quiet --disable-pip-version-check $(TORCH_newest))
 	$(MPIEXEC) -n $(RANKS) .venv-mpi/bin/python bench/ranks.py --json bench/results/local-ranks.json
+	$(MPIEXEC) -n 2 .venv-mpi/bin/python bench/scaling.py
 
 lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -m ranks -p peers -p hosts
+	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -m ranks -m scaling -p peers -p hosts
 	$(BIN)/clang-format --dry-run --Werror src_c/* tests/*.c
 
 .venv/built: $(SOURCES)

@@ -1,4 +1,4 @@
-"""`python bench/scaling.py`: what docs/scaling.md predicts for many ranks, from its cost model.
+"""`mpiexec -n 2 python bench/scaling.py`: the predictions of docs/scaling.md, for many ranks.
 
     transfer of n bytes          a + n / B            a: latency of a message, B: bandwidth
     ring of P ranks, n bytes     reduce-scatter or all-gather: (P - 1) (a + n / P / B)
@@ -6,8 +6,8 @@
     all-reduce                   reduce-scatter, then all-gather
 
 Buckets are reduced one after the other while the backward pass makes the next ones: a step lasts
-until the last bucket is there, and then the update. Memory passes and the update are measured on
-this machine, the network is given.
+until the last bucket is there, and then the update. Memory passes, the update and what two ranks
+of one machine take to reduce are measured here; the network between machines is given.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from mpi4py import MPI
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -51,7 +53,6 @@ class Machine(NamedTuple):
 NETWORKS = [Network("10 Gbit/s", 25e-6, 10e9 / 8), Network("100 Gbit/s", 3e-6, 100e9 / 8)]
 RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
 PER_MACHINE = 8  # ranks, in the hierarchical form
-WITHIN = Network("shared memory", 1e-6, 10e9)
 
 
 def ring(n: float, ranks: int, network: Network, add: float) -> float:
@@ -70,7 +71,7 @@ def hierarchical(n: float, ranks: int, network: Network, add: float) -> float:
     inside = min(PER_MACHINE, ranks)
     outside = ranks // inside
     shared = Network("", network.latency, network.bandwidth / inside)  # one wire for all of them
-    within = ring(n, inside, WITHIN, add)
+    within = ring(n, inside, within_machine(), 0.0)
     return within + (ring(n / inside, outside, shared, add) if outside > 1 else 0.0)
 
 
@@ -107,6 +108,16 @@ def seconds(work: Callable[[], object]) -> float:
     return float(np.median(samples))
 
 
+@cache
+def within_machine() -> Network:
+    """From all-reduces of two ranks, which are two messages each; additions are part of them."""
+    comm, n = MPI.COMM_WORLD, 4 * MIB
+    small, large = np.zeros(1, np.float32), np.zeros(n // 4, np.float32)
+    latency = seconds(lambda: comm.Allreduce(MPI.IN_PLACE, small, MPI.SUM)) / 2
+    took = seconds(lambda: comm.Allreduce(MPI.IN_PLACE, large, MPI.SUM))
+    return Network("shared memory", latency, n / 2 / (took / 2 - latency))
+
+
 def measured() -> Machine:
     """Of this machine, on one thread, beyond the cache but for the additions within a bucket."""
     cyopt.set_num_threads(1)
@@ -121,10 +132,12 @@ def measured() -> Machine:
     return Machine(pack / 4 / n, add / 4 / MIB, update / 4 / n)
 
 
-def best(*args: object, way: Way, shard: bool) -> tuple[float, float]:
-    """The least time, and the bucket that gives it; `args` are those of `step` but for it."""
-    n, *rest = args
-    times = {b: step(n, b, *rest, way, shard) for b in BUCKETS}  # type: ignore[arg-type]
+def best(
+    n: float, backward: float, ranks: int, network: Network, machine: Machine, way: Way, shard: bool
+) -> tuple[float, float]:
+    """The least time, and the bucket that gives it."""
+    others = backward, ranks, network, machine, way, shard
+    times = {bucket: step(n, bucket, *others) for bucket in BUCKETS}
     bucket = min(times, key=lambda b: times[b])
     return times[bucket], bucket
 
@@ -140,7 +153,7 @@ def prediction(name: str, n: float, backward: float, network: Network, machine: 
         cells = [str(ranks)]
         for shard in (False, True):
             for way in WAYS.values():
-                took, bucket = best(n, backward, ranks, network, machine, way=way, shard=shard)
+                took, bucket = best(n, backward, ranks, network, machine, way, shard)
                 cells.append(f"{digits((took - backward) * 1e3)} ({bucket // MIB})")
         grid.add_row(*cells)
     return grid
@@ -153,9 +166,16 @@ def main() -> None:
     parser.add_argument("--backward", type=float, default=200, help="ms of the backward pass")
     args = parser.parse_args()
     console = Console(width=100, force_terminal=False)
+    if MPI.COMM_WORLD.size != 2:
+        parser.error(f"{MPI.COMM_WORLD.size} ranks; run it by mpiexec -n 2")
+    within = within_machine()
+    if MPI.COMM_WORLD.rank:
+        return
     machine = measured()
     rates = ", ".join(f"{name} {1 / x / 1e9:.1f} GB/s" for name, x in machine._asdict().items())
-    console.print(f"of the gradients' bytes, measured: {rates}\n")
+    console.print(f"of the gradients' bytes, measured: {rates};")
+    message = f"a message {within.latency * 1e6:.2g} us, {within.bandwidth / 1e9:.1f} GB/s"
+    console.print(f"between two ranks of this machine: {message}\n")
     for name in args.models:
         n = 4.0 * model(name).elements
         for network in NETWORKS:
