@@ -54,6 +54,7 @@ def save(opt: Optimizer, path: StrPath) -> None:
 
     Unlike torch.save it writes no pickle, and there is never half a file at `path`.
     """
+    path = os.fsdecode(path)  # tells arguments in the wrong order
     write(path, opt._gate.run(_content, opt))
 
 
