@@ -195,6 +195,45 @@ def alike(params, step):
     return {name: 12 * grad for name, grad in gradients(params, step, 1)[1].items()}
 
 
+def refusals():
+    """What is wrong is told before anything is sent, and the next step is as if it had not been."""
+    for shard in (False, True):
+        refused(shard)
+
+
+def refused(shard):
+    params, opt = made(cyopt.Adam, "f4")
+    expected, reference = made(cyopt.Adam, "f4")
+    dp = DataParallel(opt, COMM, shard=shard)
+    given, mean = gradients(params, 0, COMM.size)
+    dp.ready("w2", given["w2"])
+    rest = {**given, "w2": None}
+    wrong = [
+        lambda: dp.ready("w2", given["w2"]),
+        lambda: dp.ready("w3", given["w2"]),
+        lambda: dp.ready("b2", None),
+        lambda: dp.ready("b2", given["b2"].astype("f8")),
+        lambda: dp.ready("b2", params["b2"]),
+        lambda: dp.step(given),
+        lambda: dp.step({**rest, "b1": given["b1"][1:]}),
+        lambda: dp.step({"w1": given["w1"]}),
+        lambda: dp.load_state_dict({"state": {}}),
+        lambda: opt.step(rest) if shard else dp.step([]),
+        lambda: DataParallel(cyopt.Adam(), COMM),
+    ]
+    for call in wrong:
+        try:
+            call()
+        except (KeyError, TypeError, ValueError) as error:
+            if COMM.rank == 0:
+                print(type(error).__name__, *str(error).split()[:9], flush=True)
+        else:
+            raise AssertionError("it was taken")
+    dp.step(rest)
+    reference.step(mean)
+    same_everywhere(params, expected, dp, reference)
+
+
 def checkpoint(path, what, shard):
     """Four steps, of which `what` makes the first or the last two."""
     params, opt = made(cyopt.Adam, "mixed", order="F", ema=0.5, clip_norm=1.0)

@@ -87,6 +87,26 @@ def test_every_sample_is_one_ranks_once():
     ]
 
 
+def test_what_is_wrong_is_told_and_changes_nothing():
+    done = mpi(2, "mpi_jobs.py", "refusals")
+    assert done.returncode == 0, done.stderr
+    expected = [
+        "the gradient of 'w2' is handed over twice",
+        "no parameter 'w3'; known: w1, b1",
+        "the gradient of 'b2' is None",
+        "gradient of 'b2' has dtype float64 but its parameter",
+        "gradient of 'b2' shares memory with parameter 'b2'",
+        "the gradient of 'w2' was handed over by ready",
+        r"gradient of 'b1' has shape \(69,\)",
+        "grads has not the keys of the parameters",
+        "state",
+        "grads is a",
+        "opt is Adam",
+    ]
+    for line, pattern in zip(done.stdout.splitlines(), 2 * expected, strict=True):
+        assert re.search(pattern, line), (line, pattern)
+
+
 def test_what_differs_is_named_on_all_ranks():
     done = mpi(3, "mpi_jobs.py", "differences")
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,9 @@ class DataParallel:
         check_every: int = 0,
     ) -> None:
         if not isinstance(opt, Optimizer) or not opt._bound:
-            raise TypeError("opt is not an optimizer of cyopt that is bound to its parameters")
+            raise TypeError(
+                f"opt is {opt!r}; expected an optimizer of cyopt that is made with its parameters"
+            )
         end_job_on_errors(comm)
         options = {"shard": shard, "bucket_bytes": bucket_bytes, "check_every": check_every}
         check_same(comm, description(opt, options))
@@ -107,13 +109,15 @@ class DataParallel:
         `name` is its key in `opt.state`. When all gradients of a bucket are there, it is sent while
         others are made. What is handed over is not given to `step` again.
         """
+        if grad is None:
+            raise TypeError(f"the gradient of {name!r} is None; expected an array: leave it out")
         if name not in self._index:
             raise KeyError(f"no parameter {name!r}; known: {', '.join(self._names)}")
         i = self._index[name]
         if i in self._exchange.packed:
             raise ValueError(f"the gradient of {name!r} is handed over twice before a step")
-        only = [grad if j == i else None for j in range(len(self._names))]
-        (checked,) = (each for each in self._check(only) if each is not None)
+        own = [grad], [name], [self._specs[i]], [self._layouts[i]]
+        (checked,) = as_grads(*own, self._written)
         self._exchange.pack(i, checked)
         self._clear(i, checked)
 
@@ -149,10 +153,8 @@ class DataParallel:
         return done
 
     def _checked(self, grads: Any) -> list[Array | None]:
-        return self._check(trees.leaves(grads, self._structure, "grads"))
-
-    def _check(self, grads: Sequence[Any]) -> list[Array | None]:
-        return as_grads(grads, self._names, self._specs, self._layouts, self._written)
+        given = trees.leaves(grads, self._structure, "grads")
+        return as_grads(given, self._names, self._specs, self._layouts, self._written)
 
     def _clear(self, i: int, grad: Array | None) -> None:
         if grad is not None and self._layouts[i].zero_grads:
