@@ -28,8 +28,9 @@ class Sums:
         self._comm, self._params = comm, params
         counts = [-(-param.size // CHUNK) for param in params]
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(int)
-        everyone = [piece for line in lines for r in range(comm.size) for piece in line.pieces(r)]
-        divided = sorted({chunk for piece in everyone for chunk in self._ends(piece)})
+        # Each cut inside of a parameter is where some piece starts.
+        pieces = [piece for line in lines for r in range(comm.size) for piece in line.pieces(r)]
+        divided = sorted({(p.param, p.start // CHUNK) for p in pieces if p.start % CHUNK})
         self._divided = {chunk: row for row, chunk in enumerate(divided)}
         # Sums of chunks, how many parts of each parameter are not finite, and the numbers of the
         # divided chunks.
@@ -37,15 +38,6 @@ class Sums:
         self._message = np.zeros(sum(sizes))
         self._sums, self._nonfinite, numbers = np.split(self._message, np.cumsum(sizes)[:2])
         self._numbers = numbers.reshape(-1, CHUNK)
-
-    def _ends(self, piece: Piece) -> list[tuple[int, int]]:
-        """The chunks, as parameter and number, that begin or end outside of a piece."""
-        size, chunks = self._params[piece.param].size, set()
-        if piece.start % CHUNK:
-            chunks.add(piece.start // CHUNK)
-        if piece.stop % CHUNK and piece.stop < size:
-            chunks.add(piece.stop // CHUNK)
-        return [(piece.param, chunk) for chunk in chunks]
 
     def measure(
         self, pieces: Sequence[Piece], grads: Sequence[Array | None], scales: Sequence[float]
