@@ -54,7 +54,7 @@ def launching():
         source = sources[name.decode()]
         n = len(source.addresses)
         numbers = [np.int64(ctypes.c_int64.from_address(arguments[i]).value) for i in range(n)]
-        for i in range(n, n + len(source.scalars)):
+        for i in range(n, n + len(source.scalars) * source.sets):
             real = np.dtype(source.dtype).type
             numbers.append(real(C[source.dtype].from_address(arguments[i]).value))
         kernels_on_host.kernel(source)(blocks, threads, *numbers)

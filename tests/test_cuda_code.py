@@ -23,6 +23,7 @@ VARIANTS = [
     for options in (
         {},
         {"coupled": True, "limited": True, "averaged": True, "zeroed": True, "decided": True},
+        {"averaged": True, "sets": 4},
     )
 ]
 DIVIDES = ("adagrad", "rmsprop", "adam", "amsgrad")  # the rules with a division and a root

@@ -88,7 +88,7 @@ def test_another_device_than_the_current_one(on_stub):
 
 
 def test_the_tests_that_need_a_gpu(on_stub):
-    """They themselves are right; what a GPU adds is the GPU."""
+    """They themselves are right: what a GPU adds is the GPU."""
     chosen = "test_a_run or float32 and (test_bits and Adam and not weight or zero_grads)"
     assert "passed" in on_stub("gpu_tests", "-k", chosen)[-1]
 

@@ -64,7 +64,7 @@ def signature(source: Source) -> tuple[Any, ...]:
     from numba import types
 
     real = getattr(types, source.dtype)
-    return (types.int64,) * len(source.addresses) + (real,) * len(source.scalars)
+    return (types.int64,) * len(source.addresses) + (real,) * len(source.scalars) * source.sets
 
 
 def lto_ir(source: Source, compute_capability: tuple[int, int]) -> bytes:

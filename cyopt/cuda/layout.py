@@ -1,7 +1,8 @@
 """What lies where in the memory that kernels read: places in units of 8 bytes, which all fill."""
 
 # A row of the table, one for each parameter: the number of elements, then addresses.
-SIZE, PARAM, GRAD, STATE, AVERAGE, DECISION, HYPER, OLD, COLUMNS = 0, 1, 2, 3, 6, 7, 8, 9, 10
+SIZE, PARAM, GRAD, STATE, AVERAGE, DECISION, HYPER, OLD = 0, 1, 2, 3, 6, 7, 8, 9
+SET, COLUMNS = 10, 11  # SET: which of a launch's sets of scalars is the parameter's
 ROW_BYTES = 8 * COLUMNS
 
 # What was decided about a parameter in this step: three integers, then its scalars in its dtype,

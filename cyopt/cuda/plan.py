@@ -187,14 +187,15 @@ class Plan:
         return self._capturable or self._measures(norms)
 
     def _make_batches(self, decided: bool) -> list[Batch]:
-        members: dict[tuple[Variant, Hashable], list[int]] = {}
+        members: dict[Variant, dict[Hashable, list[int]]] = {}
         if not decided:
             self.fetch()
         for i in self._given:
             if self._params[i].size:
                 numbers = () if decided else (self._group_of[i], int(self._counts[i]))
-                members.setdefault((self._variant(i, decided), numbers), []).append(i)
-        return launches(members, self._params, self._chunks, self._device)
+                classes = members.setdefault(self._variant(i, decided), {})
+                classes.setdefault(numbers, []).append(i)
+        return launches(members, self._params, self._rows, self._chunks, self._device)
 
     def _variant(self, i: int, decided: bool) -> Variant:
         rule, coupled, limited, *_ = options(self._hypers[self._group_of[i]])
@@ -317,14 +318,14 @@ class Plan:
 
     def _calls(self, batch: Batch, stream: int) -> list[Call]:
         """What a batch takes whose scalars the host knows."""
-        i = batch.members[0]
-        hyper, count = self._hypers[self._group_of[i]], int(self._counts[i])
-        scalars = _cpu.prepare(hyper, count + 1)
-        real = self._params[i].dtype.type
-        with np.errstate(over="ignore"):  # a limit beyond the dtype is none
-            numbers = [real(scalars[name]) for name in batch.source.scalars]
-        begins = self._begins(i)  # as all that have made as many steps
-        begin = [self._begin_average(j, stream) for j in batch.members if begins]
+        real, numbers = self._params[batch.members[0]].dtype.type, []
+        for i in batch.sets:
+            scalars = _cpu.prepare(self._hypers[self._group_of[i]], int(self._counts[i]) + 1)
+            with np.errstate(over="ignore"):  # a limit beyond the dtype is none
+                numbers += [real(scalars[name]) for name in batch.source.scalars]
+        # All members of a set have made as many steps.
+        begins = batch.members if any(map(self._begins, batch.sets)) else ()
+        begin = [self._begin_average(i, stream) for i in begins if self._begins(i)]
         return [*begin, self._update(batch, stream, *numbers)]
 
     def _update(self, batch: Batch, stream: int, *numbers: Any) -> Call:

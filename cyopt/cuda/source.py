@@ -20,6 +20,7 @@ from cyopt.cuda.layout import (
     PARAM,
     ROW_BYTES,
     SCALARS,
+    SET,
     SKIPPED,
     STATE,
 )
@@ -41,12 +42,14 @@ class Variant(NamedTuple):
     averaged: bool = False  # ema
     zeroed: bool = False  # zero_grads
     decided: bool = False  # scalars, and whether to skip, are read from memory
+    sets: int = 1  # of scalars among the arguments: those of groups, and of numbers of steps
 
     @property
     def name(self) -> str:
         """A name that is a function's as well."""
-        options = [name for name in self._fields[2:] if getattr(self, name)]
-        return "_".join([self.rule, self.dtype, *options])
+        options = [name for name in self._fields[2:-1] if getattr(self, name)]
+        sets = [f"{self.sets}_sets"] if self.sets > 1 else []
+        return "_".join([self.rule, self.dtype, *options, *sets])
 
     @property
     def columns(self) -> dict[str, int]:
@@ -67,13 +70,17 @@ class Variant(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The text of a kernel, and its arguments: addresses or counts, then scalars of its dtype."""
+    """The text of a kernel, and its arguments: addresses or counts, then scalars of its dtype.
+
+    There may be several sets of the scalars, one after the other.
+    """
 
     name: str
     dtype: str
     text: str
     addresses: tuple[str, ...]
     scalars: tuple[str, ...]
+    sets: int = 1
 
 
 def _rule(variant: Variant) -> tuple[list[str], list[str]]:
@@ -111,6 +118,25 @@ def _decision(variant: Variant, scalars: Sequence[str]) -> list[str]:
         f"if load_int(decision + {8 * SKIPPED}) != 0:",
         *_indented(*(clear if variant.zeroed else []), "return"),
     ]
+
+
+def _choice(variant: Variant, scalars: Sequence[str]) -> list[str]:
+    """The set of scalars of the array, out of several; by comparing, as arguments have no index."""
+    lines = [f"own = load_int(row + {8 * SET})"]
+    for name in scalars:
+        chosen = f"h0_{name}"
+        for k in range(1, variant.sets):
+            chosen = f"(h{k}_{name} if own == {k} else {chosen})"
+        lines.append(f"h_{name} = {chosen}")
+    return lines
+
+
+def _arguments(variant: Variant, scalars: Sequence[str]) -> list[str]:
+    if variant.decided:
+        return []
+    if variant.sets == 1:
+        return [f"h_{name}" for name in scalars]
+    return [f"h{k}_{name}" for k in range(variant.sets) for name in scalars]
 
 
 def _loops(variant: Variant) -> list[str]:
@@ -154,7 +180,7 @@ def kernel(variant: Variant) -> Source:
     array in its lower one. A row is of `cyopt.cuda.layout`.
     """
     rule, scalars = _rule(variant)
-    arguments = ["table", "chunks", *([] if variant.decided else [f"h_{x}" for x in scalars])]
+    arguments = ["table", "chunks", *_arguments(variant, scalars)]
     body = [
         "chunk = load_int(chunks + 8 * cuda.blockIdx.x)",
         f"row = table + {ROW_BYTES} * (chunk >> 32)",
@@ -165,12 +191,13 @@ def kernel(variant: Variant) -> Source:
             for name, column in variant.columns.items()
         ),
         *(_decision(variant, scalars) if variant.decided else []),
+        *(_choice(variant, scalars) if variant.sets > 1 else []),
         *_update(variant, rule),
         *_loops(variant),
     ]
     text = "\n".join([f"def {variant.name}({', '.join(arguments)}):", *_indented(*body), ""])
     passed = () if variant.decided else tuple(scalars)
-    return Source(variant.name, variant.dtype, text, ("table", "chunks"), passed)
+    return Source(variant.name, variant.dtype, text, ("table", "chunks"), passed, variant.sets)
 
 
 @cache

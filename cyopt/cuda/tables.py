@@ -26,7 +26,7 @@ class Table:
 
     def set(self, values: Any, place: Any) -> None:
         """Put other values into a part of it."""
-        if not np.array_equal(self.host[place], values):
+        if not (self.host[place] == values).all():
             self.host[place], self.changed = values, True
 
     def upload(self, stream: int, captured: bool = False) -> None:
