@@ -11,7 +11,7 @@ Each returns True, or False if `skip_nonfinite` skipped the step: repeat the sam
 
 All is checked before a byte is written; TypeError or ValueError names the argument.
 
-Arrays on a GPU: each call makes its tables anew and waits for the GPU; a class keeps them.
+Arrays on a GPU: a call with `clip_norm` or `skip_nonfinite` waits for the GPU; a class does not.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from cyopt.arrays import (
     device_of,
     same_order,
 )
+from cyopt.cuda.libraries import is_on_gpu
 from cyopt.group import Group, layout
 from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number, is_scheduled
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import AVERAGE, as_grads, as_params, check_places, plan_class
+from cyopt.parameters import AVERAGE, as_grads, as_params, check_places
 
 
 def sgd_(
@@ -278,6 +279,15 @@ def _step(
     used = {name: states[name] for name in own_layout.slots if name}
     used = used if average is None else {**used, AVERAGE: average}
     values, grads, columns = _as_lists(param, grad, used)
+    on_gpu = bool(values) and is_on_gpu(values[0])
+    if on_gpu:
+        from cyopt.cuda import kept
+
+        place = kept.key_of(own_layout, [values, *columns.values()])
+        held = kept.find(place)
+        done = held.call(values, grads, hyper, step) if held else None
+        if done is not None:
+            return done
     names = [str(i) for i in range(len(values))]
     params = as_params(values, names)
     for array in params:
@@ -288,8 +298,8 @@ def _step(
     ]
     written = check_places(names, params, rows)
     checked = as_grads(grads, names, params, [own_layout] * len(params), written)
-    measured = np.zeros(4)
-    plan = plan_class(device_of(params[0]) if params else None)(
+    plan_of: Any = kept.KeptPlan if on_gpu else _cpu.Plan
+    plan = plan_of(
         params,
         [[row[s] if s else None for s in own_layout.slots] for row in rows],
         [row.get(AVERAGE) for row in rows],
@@ -297,14 +307,13 @@ def _step(
         [0] * len(params),
         np.full(len(params), step - 1, np.int64),
         np.zeros(1, np.int64),
-        measured,
+        np.zeros(4),
         written,
     )
+    if on_gpu:
+        kept.keep(place, plan)
+        return bool(plan.call_checked(values, checked, hyper, step))
     plan.set_hypers([hyper])
-    if not isinstance(plan, _cpu.Plan):
-        plan.run(checked, False)
-        plan.fetch()
-        return not measured[3]
     call = _cpu.Call(plan)
     if not group.schedules:  # of a framework's default: another number at each step
         calls.keep(key, call)

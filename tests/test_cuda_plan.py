@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -279,6 +280,20 @@ def test_a_run_goes_on_with_the_same_bits(gpu, way, options):
     pair.same()
 
 
+@pytest.mark.parametrize("there", ["GPU to CPU", "CPU to GPU", "GPU to GPU"])
+def test_files_go_between_the_cpu_and_the_gpu(gpu, there, tmp_path):
+    pair = Pair(ema=0.9, order="F")
+    for _ in range(2):
+        pair.step()
+    source, target = there.split(" to ")
+    cyopt.save(pair.opt if source == "GPU" else pair.cpu, tmp_path / "adam.npz")
+    moved = cyopt.Adam(pair.params if target == "GPU" else pair.host, ema=0.9)
+    cyopt.load(moved, tmp_path / "adam.npz")
+    moved.step(pair.own_grads if target == "GPU" else pair.grads)
+    pair.cpu.step(pair.grads)
+    same_optimizers(moved, pair.cpu)
+
+
 def test_state_can_be_loaded_between_steps(gpu):
     pair = Pair(shapes=[(5,), (7,)])
     pair.step()
@@ -349,6 +364,56 @@ def test_functions(gpu):
     g[3] = np.nan
     assert cyopt.sgd_(HostArray(w), HostArray(g), skip_nonfinite=True, lr=1.0) is False
     assert same_bits(w, twins[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"ema": 0.5}], ids=str)
+def test_functions_keep_their_plan_and_no_array(gpu, options, monkeypatch):
+    rng = np.random.default_rng(0)
+    w, m, v, a = (np.abs(rng.normal(size=(4, 9000))).astype(np.float32)[i] for i in range(4))
+    twins = [array.copy() for array in (w, m, v, a)]
+    held = list(map(HostArray, (w, m, v, a)))
+    average = {"average": held[3]} if "ema" in options else {}
+    for step in range(1, 6):
+        g = rng.normal(size=9000).astype(np.float32)
+        grad = HostArray(g)
+        with monkeypatch.context() as patch:
+            if step > 1:
+                patch.setattr(cyopt.functional, "as_params", None)
+            args = {"step": step, "lr": 0.1 / step, **options}
+            assert cyopt.adam_(held[0], grad, held[1], held[2], **args, **average)
+        own = {"average": twins[3]} if average else {}
+        cyopt.adam_(twins[0], g, twins[1], twins[2], **args, **own)
+        alive = weakref.ref(grad)
+        del grad
+        assert alive() is None
+        for one, other in zip((w, m, v), twins, strict=False):
+            assert same_bits(one, other)
+    assert same_bits(a, twins[3])
+    alive = weakref.ref(held[0])
+    del held, average
+    assert alive() is None
+    # Another dtype at the same address.
+    doubles = [array.view(np.float64) for array in (w, m, v)]
+    expected = [array.copy() for array in doubles]
+    g = np.ones(4500)
+    clip = {name: value for name, value in options.items() if name != "ema"}
+    with np.errstate(all="ignore"):
+        cyopt.adam_(*map(HostArray, (doubles[0], g, doubles[1], doubles[2])), step=1, **clip)
+        cyopt.adam_(expected[0], g, *expected[1:], step=1, **clip)
+    assert all(map(same_bits, doubles, expected))
+
+
+def test_a_list_of_functions_with_other_gradients_missing(gpu):
+    arrays = [np.ones(n, np.float32) for n in (5, 9000)]
+    twins = [array.copy() for array in arrays]
+    held = list(map(HostArray, arrays))
+    for step, missing in enumerate((None, 0, 0, 1, None)):
+        grads = [np.full_like(a, 0.5 + step) for a in arrays]
+        given = [None if i == missing else g for i, g in enumerate(grads)]
+        own = [None if g is None else HostArray(g) for g in given]
+        cyopt.sgd_(held, own, lr=0.1, skip_nonfinite=step == 3)
+        cyopt.sgd_(twins, given, lr=0.1)
+        assert all(map(same_bits, arrays, twins))
 
 
 # --- streams --------------------------------------------------------------------------------------

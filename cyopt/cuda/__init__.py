@@ -10,7 +10,7 @@
     measure     kernels that measure and decide; decision: what they need, and their order
     batches     which kernels update a list, and what each launch takes
     moved       gradients that lie elsewhere than in the last step
-    plan        a step: what is launched, in which order
+    plan        a step: what is launched, in which order; kept: plans of the functional form
 
 Nothing here is imported before an array on a GPU is met, and Numba not before a kernel is compiled.
 """

@@ -6,9 +6,8 @@ from them. Nothing is copied; where a parameter lies is asked at each step, so t
 and `.to(...)` are followed. A graph that a step has made stale raises in `backward`, as with torch.
 
 All parameters of a group that have made as many steps are one native call, in one pass over memory;
-on a GPU one launch, whose tables each step makes anew and then waits for: where that matters, give
-`cyopt.Adam` and its like the tensors themselves. Gradients may have any strides. The result is that
-of torch's single-tensor implementation but for the order of operations, so for the last bits.
+on a GPU one launch. Gradients may have any strides. The result is that of torch's single-tensor
+implementation but for the order of operations, so for the last bits.
 
 Not as in torch: `foreach`, `fused`, `capturable` and `differentiable` are refused where they are
 True, and so are tensors elsewhere than on a CPU or NVIDIA GPU, sparse gradients, types other than
