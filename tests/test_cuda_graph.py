@@ -94,6 +94,30 @@ def test_steps_beside_a_graph(gpu, options):
         pair.same()
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_same_steps_between_replays(gpu, options):
+    """Their tables are as they were, but the graph has put its own into their place."""
+    pair = Captured(gpu, **options)
+    captured, eager = pair.own_grads, [HostArray(grad.copy()) for grad in pair.grads]
+    for seed in range(3):
+        pair.own_grads = eager
+        pair.draw(seed)
+        pair.step()
+        pair.same()
+        pair.own_grads = captured
+        pair.draw(10 + seed)
+        pair.replay()
+        pair.same()
+
+
+def test_nothing_is_measured_that_is_not_asked_for(gpu):
+    pair = Pair(shapes=[(5000,)], capturable=True)
+    pair.step()
+    gpu.log.clear()
+    pair.step()
+    assert [entry[0] for entry in gpu.log] == ["clear", "launch", "launch"]
+
+
 def test_two_graphs_take_turns(gpu):
     pair = Captured(gpu, clip_norm=0.5)
     first, ours = pair.graph, pair.own_grads

@@ -132,8 +132,8 @@ def test_one_launch_for_four_groups(gpu, n, cls):
     opt, cpu = made(list(map(HostArray, arrays))), made(twins)
     grads = [np.full_like(a, 0.5 + i) for i, a in enumerate(arrays)]
     held = [[HostArray(grad)] for grad in grads]
-    for step in range(4):
-        given = [None if step == 1 and i % 2 else grad for i, grad in enumerate(grads)]
+    for step in range(6):  # half of them begin later, also with their averages
+        given = [None if step in (0, 3) and i % 2 else grad for i, grad in enumerate(grads)]
         gpu.log.clear()
         opt.step([[None if g is None else own] for g, (own,) in zip(given, held, strict=True)])
         cpu.step([[g] for g in given])
@@ -182,6 +182,15 @@ def test_gradients_that_are_not_dense(gpu, how, order):
         pair.step()
     assert names(gpu.log) == ["launch", "launch"]
     pair.same()
+
+
+def test_gathered_gradients_that_moved(gpu):
+    pair = Pair(shapes=[(6, 6)])
+    for seed in range(3):
+        base = np.random.default_rng(seed).normal(size=(12, 12)).astype(np.float32)
+        pair.grads, pair.own_grads = [base[::2, ::-2]], [HostArray(base[::2, ::-2])]
+        pair.step()
+        pair.same()
 
 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"skip_nonfinite": True}], ids=str)
@@ -373,11 +382,11 @@ def test_functions_keep_their_plan_and_no_array(gpu, options, monkeypatch):
     twins = [array.copy() for array in (w, m, v, a)]
     held = list(map(HostArray, (w, m, v, a)))
     average = {"average": held[3]} if "ema" in options else {}
-    for step in range(1, 6):
+    for n, step in enumerate((1, 2, 7, 3, 3)):
         g = rng.normal(size=9000).astype(np.float32)
         grad = HostArray(g)
         with monkeypatch.context() as patch:
-            if step > 1:
+            if n > 0:
                 patch.setattr(cyopt.functional, "as_params", None)
             args = {"step": step, "lr": 0.1 / step, **options}
             assert cyopt.adam_(held[0], grad, held[1], held[2], **args, **average)
