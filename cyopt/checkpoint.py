@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from cyopt.arrays import Array, as_array, as_own, assign, check_like, to_host
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.hyper import CHOICES, FLAGS, INITIAL, UNSAVED
 from cyopt.measured import NOT_MEASURED
-from cyopt.parameters import ParameterList
+from cyopt.parameters import ParameterList, Spec
 
 if TYPE_CHECKING:
     from cyopt.optimizer import Optimizer
@@ -55,7 +55,7 @@ def _saved(value: Any) -> Any:
 
 def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     """Check all of it and make all that it needs, then take it up at once."""
-    _check_whole(opt, saved)
+    check_whole(opt, saved)
     changes = [
         _changes(f"groups[{i}]", group.values(), values)
         for i, (group, values) in enumerate(zip(opt.groups, saved["groups"], strict=True))
@@ -132,7 +132,8 @@ def set_attributes(opt: Optimizer, pickled: Mapping[str, Any]) -> None:
         parameters.steps, parameters.measured = opt._steps, opt._measured
 
 
-def _check_whole(opt: Optimizer, saved: Mapping[str, Any]) -> None:
+def check_whole(opt: Optimizer, saved: Mapping[str, Any]) -> None:
+    """It is a state_dict, of an optimizer of this class with as many groups."""
     if (
         not isinstance(saved, Mapping)
         or not {"optimizer", "steps", "groups", "state"} <= set(saved)
@@ -212,10 +213,19 @@ def _check_entries(parameters: ParameterList, waiting: Mapping[str, Any]) -> Non
     for name, state, spec in zip(parameters.names, parameters.state, parameters.specs, strict=True):
         if name not in waiting:
             continue
-        entry = waiting[name]
-        same_names(f"state[{name!r}]", entry, ["step", *state])
-        if not _is_count(entry["step"]):
-            raise ValueError(f"state_dict step of {name!r} is {entry['step']!r}, not a count")
-        for key in state:
-            what = f"state_dict state[{name!r}][{key!r}]"
-            check_like(as_array(entry[key], what), spec.shape, spec.dtype, what)
+        checked_entry(waiting[name], state, spec, repr(name))
+
+
+def checked_entry(
+    entry: Mapping[str, Any], slots: Iterable[str], spec: Spec, name: str
+) -> dict[str, Array]:
+    """The state arrays of one parameter, with its shape and dtype; its step is a count."""
+    same_names(f"state[{name}]", entry, ["step", *slots])
+    if not _is_count(entry["step"]):
+        raise ValueError(f"state_dict step of {name} is {entry['step']!r}, not a count")
+    arrays = {}
+    for slot in slots:
+        what = f"state_dict state[{name}][{slot!r}]"
+        arrays[slot] = as_array(entry[slot], what)
+        check_like(arrays[slot], spec.shape, spec.dtype, what)
+    return arrays

@@ -236,6 +236,97 @@ def refused(shard):
     same_everywhere(params, expected, dp, reference)
 
 
+def told(action):
+    """The text of the error that an action raises."""
+    try:
+        action()
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        return str(error)
+    raise AssertionError("it was taken")
+
+
+def found(folder):
+    """What was found by attacking it."""
+    n, rank = COMM.size, COMM.rank
+    # Two at a time, whose buckets are complete in another order on each rank.
+    a, b = np.zeros(4), np.zeros(4)
+    first = DataParallel(cyopt.SGD({"a": a}, lr=1.0), COMM)
+    second = DataParallel(cyopt.SGD({"b": b}, lr=1.0), COMM)
+    if rank == 0:
+        first.ready("a", np.full(4, 1.0 * n))
+    second.ready("b", np.full(4, 8.0 * n))
+    first.step()
+    second.step()
+    assert (a == -1).all() and (b == -8 * n).all(), (a, b)
+    # Local batches come before the last one's gradients.
+    first.ready("a", a * 0)
+    assert "accumulate" in told(lambda: first.accumulate({"a": a + 1}))
+    first.step()
+    assert (a == -1).all()
+    # An empty array has no part in the norm.
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        grads = [rng.integers(-(1 << 22), 1 << 22, k) / (1 << 22) for k in (0, 100, 70, 1, 9, 33)]
+        norms = []
+        for shard in (False, True):
+            dp = DataParallel(cyopt.SGD([g * 0 for g in grads], clip_norm=0.5), COMM, shard=shard)
+            dp.step(grads if n in (1, 2, 4) else [3 * g for g in grads])
+            norms.append(dp.grad_norm)
+        assert norms[0] == norms[1]
+    # Averages begin as copies of rank 0's parameters, also where no gradient comes.
+    w = np.full(60, 1.0 + rank)
+    opt = cyopt.SGD({"w": w}, ema=0.5)
+    DataParallel(opt, COMM).step({"w": None})
+    assert (opt.averages["w"] == 1).all() and (w == 1).all()
+    # A schedule inside of betas is one, whatever its address.
+    DataParallel(cyopt.Adam([w * 1], betas=(lambda t: 0.9, 0.999)), COMM)
+    # A coefficient that float32 has as a subnormal number only, which kernels flush.
+    for mode in ("flush", "keep"):
+        cyopt.set_subnormals(mode)
+        results = []
+        for shard in (False, True):
+            p = np.zeros(3, np.float32)
+            dp = DataParallel(cyopt.SGD([p], lr=1.0, clip_norm=1e-3), COMM, shard=shard)
+            dp.step([np.array([0.5, -0.25, 0.75], np.float32) * np.float32(2.0**118)])
+            results.append(p)
+        assert same_bits(*results), results
+    # What is wrong in a state_dict is told before any of it is taken.
+    dp = DataParallel(opt := cyopt.Adam({"w": w.copy()}), COMM, shard=True)
+    dp.step({"w": w})
+    for spoil in ({"step": "x"}, {"step": -5}, {"exp_avg": [1.0]}, {"exp_avg": np.ones(3)}):
+        saved = COMM.bcast(dp.state_dict())
+        saved["state"]["w"].update(spoil)
+        saved["steps"] = 7
+        told(lambda saved=saved: dp.load_state_dict(saved))
+        assert opt.steps == 1
+    assert "mapping with" in told(lambda: dp.load_state_dict({"steps": 1}))
+    # A file that cannot be written is an error on all ranks.
+    text = told(lambda: dp.save(f"{folder}/missing/adam.npz"))
+    assert "No such file" in text and ("rank 0" in text) == (rank > 0)
+    assert "at least 1" in told(lambda: DataParallel(cyopt.SGD([w]), COMM, bucket_bytes=-1))
+    print("right", flush=True)
+
+
+def in_a_thread():
+    import threading
+
+    dp = DataParallel(cyopt.SGD([np.ones(3)]), COMM)
+
+    def train():
+        for step in range(5):
+            if step == 2 and COMM.rank == 1:
+                raise ValueError("in a thread")
+            dp.step([np.ones(3)])
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+
+
+def unbound():
+    DataParallel(cyopt.SGD() if COMM.rank == 1 else cyopt.SGD([np.ones(3)]), COMM)
+
+
 def checkpoint(path, what, shard):
     """Four steps, of which `what` makes the first or the last two."""
     params, opt = made(cyopt.Adam, "mixed", order="F", ema=0.5, clip_norm=1.0)

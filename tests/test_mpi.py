@@ -117,7 +117,7 @@ def test_what_differs_is_named_on_all_ranks():
         r"lr of group 0 is 0.5 there and 0.1",
         r"shard is True there and False",
         r"the optimizer is SGD there and Adam",
-        r"other hyperparameters or numbers of steps",
+        r"lr of group 0 is 0.5 there and 0.1",
     ]
     for line, pattern in zip(done.stdout.splitlines(), expected, strict=True):
         assert re.search(pattern, line)
@@ -134,11 +134,24 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(tmp_path, first, last
         assert said(mpi(ranks, "mpi_jobs.py", "checkpoint", path, what, shard)) == ["done"] * ranks
 
 
-def test_a_rank_that_raises_ends_the_job():
-    done = mpi(3, "mpi_jobs.py", "raises")
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_was_found_by_attacking(ranks, tmp_path):
+    assert said(mpi(ranks, "mpi_jobs.py", "found", tmp_path)) == ["right"] * ranks
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("raises", "ValueError: the loss is not a number"),
+        ("in_a_thread", "ValueError: in a thread"),
+        ("unbound", "TypeError: opt is SGD"),
+    ],
+)
+def test_a_rank_that_raises_ends_the_job(job, message):
+    done = mpi(3, "mpi_jobs.py", job)
     assert done.returncode != 0
     assert "rank 1 of 3 ends the job:" in done.stderr
-    assert "ValueError: the loss is not a number" in done.stderr
+    assert message in done.stderr
 
 
 def test_a_rank_that_dies_ends_the_job():

@@ -11,6 +11,7 @@ import numpy as np
 
 from cyopt.arrays import Array
 from cyopt.distributed.layout import flat
+from cyopt.hyper import Hyper, is_scheduled
 from cyopt.optimizer import Optimizer
 
 
@@ -26,7 +27,16 @@ def description(opt: Optimizer, options: dict[str, Any]) -> dict[str, str]:
         about[f"parameter {name!r}"] = f"{spec} in group {g} after {count} steps"
     for i, group in enumerate(opt.groups):
         for name, value in group.values().items():
-            about[f"{name} of group {i}"] = "a schedule" if callable(value) else repr(value)
+            shown = "a schedule" if is_scheduled(value) else repr(value)
+            about[f"{name} of group {i}"] = shown
+    return about
+
+
+def description_of_step(steps: int, hypers: Sequence[Hyper]) -> dict[str, str]:
+    """What ranks have to agree on in a step: they may have been changed since."""
+    about = {"the number of steps": str(steps)}
+    for i, hyper in enumerate(hypers):
+        about.update({f"{field} of group {i}": repr(x) for field, x in hyper._asdict().items()})
     return about
 
 
@@ -39,7 +49,7 @@ def check_same(comm: Any, own: dict[str, str]) -> None:
             if first.get(name) != other.get(name):
                 raise ValueError(
                     f"rank {rank} differs from rank 0: {name} is {other.get(name, 'not there')}"
-                    f" there and {first.get(name, 'not there')} on rank 0; make the same optimizer"
+                    f" there and {first.get(name, 'not there')} on rank 0; have the same optimizer"
                     " on all ranks"
                 )
 

@@ -11,14 +11,20 @@ from mpi4py import MPI
 
 from cyopt import files, trees
 from cyopt.arrays import Array, check_written
-from cyopt.distributed.agree import check_bits, check_same, description, number_of
+from cyopt.distributed.agree import (
+    check_bits,
+    check_same,
+    description,
+    description_of_step,
+    number_of,
+)
 from cyopt.distributed.exchange import Exchange
 from cyopt.distributed.failure import end_job_on_errors
 from cyopt.distributed.layout import flat, lines
 from cyopt.distributed.share import Share
 from cyopt.hyper import Hyper
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import as_grads
+from cyopt.parameters import AVERAGE, as_grads
 
 StrPath = str | os.PathLike[str]
 
@@ -62,27 +68,36 @@ class DataParallel:
         bucket_bytes: int = 4 << 20,
         check_every: int = 0,
     ) -> None:
+        end_job_on_errors(comm)
         if not isinstance(opt, Optimizer) or not opt._bound:
             raise TypeError(
                 f"opt is {opt!r}; expected an optimizer of cyopt that is made with its parameters"
             )
-        end_job_on_errors(comm)
         options = {"shard": shard, "bucket_bytes": bucket_bytes, "check_every": check_every}
         check_same(comm, description(opt, options))
+        if bucket_bytes < 1 or check_every < 0:
+            raise ValueError(
+                f"bucket_bytes is {bucket_bytes} and check_every is {check_every}; expected at"
+                " least 1 and at least 0"
+            )
         (whole,) = opt._lists.values()
         if whole.device is not None:
             raise TypeError("the parameters are on a GPU; DataParallel has arrays on the CPU only")
-        self._opt, self._comm, self._check_every = opt, comm, check_every
+        # Of its own: what others send on `comm` meanwhile is not to be taken for a bucket, nor is
+        # what ranks ask each other, which comes before or after buckets that are under way.
+        self._comm, self._control = comm.Dup(), comm.Dup()
+        self._opt, self._check_every = opt, check_every
         self._structure, self._names = opt._structure, whole.names
         self._params = whole.params(trees.leaves(opt._tree(), opt._structure, "params"))
         self._group_of, self._specs, self._layouts = whole.group_of, whole.specs, whole.layout_of
         self._written = check_written(self._params, [f"parameter {n!r}" for n in self._names])
         self._lines = lines(self._params, comm.size, bucket_bytes) if self._params else []
-        for param in self._params:
-            for first in range(0, param.nbytes, bucket_bytes):
-                comm.Bcast(flat(param).view(np.uint8)[first : first + bucket_bytes])
-        self._exchange = Exchange(comm, self._lines, self._params, shard)
-        self._share = Share(opt, comm, self._lines, self._params) if shard else None
+        averages = [state[AVERAGE] for state in whole.state if AVERAGE in state]
+        for array in [*self._params, *averages]:
+            for first in range(0, array.nbytes, bucket_bytes):
+                self._comm.Bcast(flat(array).view(np.uint8)[first : first + bucket_bytes])
+        self._exchange = Exchange(self._comm, self._lines, self._params, shard)
+        self._share = Share(opt, self._comm, self._lines, self._params) if shard else None
         self._index = {name: i for i, name in enumerate(self._names)}
         self._flags = np.zeros(len(self._names) + 3, np.int64)
 
@@ -97,7 +112,15 @@ class DataParallel:
         return self._opt.skipped
 
     def accumulate(self, grads: Any) -> None:
-        """Add the gradients of a local batch to those of the next step; nothing is sent."""
+        """Add the gradients of a local batch to those of the next step; nothing is sent.
+
+        They come before all that is handed over by `ready`, which is the last local batch's.
+        """
+        if self._exchange.packed:
+            raise ValueError(
+                "gradients of the last local batch were handed over by ready() already; accumulate"
+                " those of other batches before that"
+            )
         for i, grad in enumerate(self._checked(grads)):
             if grad is not None:
                 self._exchange.add(i, grad)
@@ -169,12 +192,10 @@ class DataParallel:
         own = number_of((self._opt.steps, hypers))
         has_grad = [g is not None or self._exchange.has(i) for i, g in enumerate(given)]
         self._flags[:] = [*has_grad, self._exchange.started, own, -own]
-        self._comm.Allreduce(MPI.IN_PLACE, self._flags, MPI.MAX)
+        self._control.Allreduce(MPI.IN_PLACE, self._flags, MPI.MAX)
         *flags, started, most, least = self._flags.tolist()
         if most != -least:
-            raise ValueError(
-                "the ranks have other hyperparameters or numbers of steps: change them on all"
-            )
+            check_same(self._control, description_of_step(self._opt.steps, hypers))
         self._exchange.wait_from(started)
         return list(map(bool, flags))
 
@@ -200,13 +221,20 @@ class DataParallel:
         """Write one file for all ranks, as `cyopt.save` does; every rank calls it.
 
         It is loaded by `load` of any number of ranks, or by `cyopt.load`. Rank 0 has the whole
-        state in memory meanwhile.
+        state in memory meanwhile. Raises as `cyopt.save` does on rank 0, and OSError on others.
         """
-        saved = self.state_dict()
+        saved, error = self.state_dict(), None
         if saved is not None:
             kinds = files.kinds_of(self._names, self._specs)
-            files.write(path, files.content(saved, files.rules_of(self._opt), kinds))
-        self._comm.Barrier()
+            try:
+                files.write(path, files.content(saved, files.rules_of(self._opt), kinds))
+            except Exception as caught:
+                error = caught
+        told = self._comm.bcast(None if error is None else repr(error))
+        if error is not None:
+            raise error
+        if told is not None:
+            raise OSError(f"rank 0 could not write {os.fspath(path)!r}: {told}")
 
     def load(self, path: StrPath) -> None:
         """Continue from the file that `save` or `cyopt.save` wrote; every rank calls it.

@@ -9,11 +9,13 @@ import numpy as np
 from mpi4py import MPI
 
 from cyopt import _cpu, checkpoint, rules, trees
-from cyopt.arrays import Array, check_like
+from cyopt.arrays import Array
 from cyopt.distributed.layout import Line, Piece, flat
 from cyopt.distributed.norms import Sums
 from cyopt.hyper import Hyper
 from cyopt.optimizer import Optimizer
+
+_BLOCK = 1 << 14  # numbers that stay in the cache
 
 
 def name_of(name: str, piece: Piece) -> str:
@@ -32,7 +34,7 @@ class Share:
     ) -> None:
         (whole,) = opt._lists.values()
         self._opt, self._comm, self._params = opt, comm, params
-        self._names, self._group_of = whole.names, whole.group_of
+        self._names, self._group_of, self._specs = whole.names, whole.group_of, whole.specs
         self._slots = [list(state) for state in whole.state]
         self._sums = Sums(comm, lines, params)
         self.pieces = [piece for line in lines for piece in line.pieces(comm.rank)]
@@ -58,9 +60,11 @@ class Share:
             scalars = [_cpu.prepare(hyper, 1) for hyper in hypers]
             scales = [scalars[g]["s"] for g in self._group_of]
             sums, nonfinite = self._sums.measure(self.pieces, given, scales)
-            norm = rules.norm(x for x, has in zip(sums, has_grad, strict=True) if has)
-            rows = zip(self._group_of, nonfinite, strict=True)
-            if any(bad and hypers[g].skip_nonfinite for g, bad in rows):
+            sizes = [param.size for param in self._params]
+            rows = zip(sums, has_grad, sizes, strict=True)
+            norm = rules.norm(x for x, has, size in rows if has and size)
+            pairs = zip(self._group_of, nonfinite, strict=True)
+            if any(bad and hypers[g].skip_nonfinite for g, bad in pairs):
                 self._opt._measured[:] = norm, -1, -1, 1
                 return False
             self._scale(given, [scalars[g] for g in self._group_of], sums, norm)
@@ -91,7 +95,7 @@ class Share:
                 own = np.sqrt(sums[piece.param]) if x["clip_per_array"] else norm
                 s = x["s"] * rules.clip_coefficient(x, own)
                 if grad is not None:
-                    np.multiply(grad, grad.dtype.type(s), out=grad)
+                    _multiply(grad, grad.dtype.type(s))
 
     def state_dict(self) -> dict[str, Any] | None:
         """On rank 0 what `state_dict` of the whole optimizer would be; the others give their part.
@@ -123,16 +127,14 @@ class Share:
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Take this rank's part of what `state_dict` of a whole optimizer gave."""
+        checkpoint.check_whole(self._opt, saved)
         checkpoint.same_names("state", saved["state"], self._names)
         state = {}
         for i, name in enumerate(self._names):
             entry = saved["state"][name]
-            checkpoint.same_names(f"state[{name!r}]", entry, ["step", *self._slots[i]])
-            for slot in self._slots[i]:
-                what = f"state[{name!r}][{slot!r}]"
-                check_like(entry[slot], self._params[i].shape, self._params[i].dtype, what)
+            arrays = checkpoint.checked_entry(entry, self._slots[i], self._specs[i], repr(name))
             for piece in self._of(i):
-                part = {slot: self._part(entry[slot], piece) for slot in self._slots[i]}
+                part = {slot: self._part(array, piece) for slot, array in arrays.items()}
                 state[name_of(name, piece)] = {"step": entry["step"], **part}
         self._opt.load_state_dict({**saved, "state": state})
         self.counts[:] = [saved["state"][name]["step"] for name in self._names]
@@ -144,3 +146,13 @@ class Share:
 
     def _of(self, i: int) -> Iterator[Piece]:
         return (piece for piece in self.pieces if piece.param == i)
+
+
+def _multiply(array: Array, s: Any) -> None:
+    """`s*array` in place, as a kernel has it: where it flushes subnormal numbers they are zero."""
+    tiny = np.finfo(array.dtype).tiny if _cpu.get_config()["flush_subnormals"] else 0
+    for first in range(0, array.size, _BLOCK):
+        part = array[first : first + _BLOCK]
+        part[np.abs(part) < tiny] = 0
+        part *= s if abs(s) >= tiny else 0
+        part[np.abs(part) < tiny] = 0
