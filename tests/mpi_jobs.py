@@ -323,6 +323,21 @@ def in_a_thread():
     thread.join()
 
 
+def exits():
+    dp = DataParallel(cyopt.SGD([np.ones(3)]), COMM)
+    for step in range(5):
+        if step == 2 and COMM.rank == 1:
+            sys.exit("no more data")
+        dp.step([np.ones(3)])
+
+
+def fewer():
+    """One rank has fewer batches."""
+    dp = DataParallel(cyopt.SGD([np.ones(3)]), COMM)
+    for _ in range(4 if COMM.rank == 1 else 5):
+        dp.step([np.ones(3)])
+
+
 def unbound():
     DataParallel(cyopt.SGD() if COMM.rank == 1 else cyopt.SGD([np.ones(3)]), COMM)
 

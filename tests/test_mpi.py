@@ -154,5 +154,13 @@ def test_a_rank_that_raises_ends_the_job(job, message):
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("job", ["exits", "fewer"])
+def test_a_rank_that_ends_before_the_others_ends_the_job(job):
+    done = mpi(3, "mpi_jobs.py", job)
+    assert done.returncode != 0
+    assert "rank 1 has ended, but this one makes another step" in done.stderr
+    assert ("no more data" in done.stderr) == (job == "exits")
+
+
 def test_a_rank_that_dies_ends_the_job():
     assert mpi(3, "mpi_jobs.py", "dies").returncode != 0

@@ -1,12 +1,16 @@
-"""An error on one rank ends the job: the others would wait for it for ever."""
+"""An error on one rank ends the job, and so does its end: others would wait for it for ever."""
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
+import time
 import traceback
 from types import TracebackType
 from typing import Any
+
+from mpi4py import MPI
 
 _installed: list[Any] = []
 
@@ -14,8 +18,7 @@ _installed: list[Any] = []
 def end_job_on_errors(comm: Any) -> None:
     """From now on an exception that nobody catches is printed with its rank, and ends all ranks.
 
-    Also in a thread. A rank that is killed is noticed by mpiexec, which ends the others. Nobody is
-    told of sys.exit on one rank: `python -m mpi4py script.py` notices that as well.
+    Also in a thread. A rank that is killed is noticed by mpiexec, which ends the others.
     """
     if _installed or comm.size == 1:
         return
@@ -32,3 +35,36 @@ def end_job_on_errors(comm: Any) -> None:
             hook(args.exc_type, args.exc_value, args.exc_traceback)
 
     sys.excepthook, threading.excepthook = hook, thread_hook
+
+
+class Watch:
+    """Tells ranks that wait for a step of one that has ended, by sys.exit or with fewer batches."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm.Dup()
+        self._others = [rank for rank in range(comm.size) if rank != comm.rank]
+        atexit.register(self._leave)  # before mpi4py ends MPI
+
+    def _leave(self) -> None:
+        """Tell all others, and wait until they have ended as well, as MPI would."""
+        if MPI.Is_finalized():
+            return
+        nothing = bytearray()
+        requests = [self._comm.Isend(nothing, rank) for rank in self._others]
+        for rank in self._others:
+            self._comm.Recv(nothing, rank)
+        MPI.Request.Waitall(requests)
+
+    def wait(self, request: Any) -> None:
+        """Until a communication of all ranks is done.
+
+        Raises RuntimeError if a rank has ended that has not taken part in it.
+        """
+        status = MPI.Status()
+        while not request.Test():
+            time.sleep(0)  # for others, where there are more ranks than CPUs
+            if self._comm.Iprobe(status=status):
+                raise RuntimeError(
+                    f"rank {status.source} has ended, but this one makes another step; make as many"
+                    " on all ranks"
+                )

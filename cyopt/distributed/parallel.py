@@ -19,7 +19,7 @@ from cyopt.distributed.agree import (
     number_of,
 )
 from cyopt.distributed.exchange import Exchange
-from cyopt.distributed.failure import end_job_on_errors
+from cyopt.distributed.failure import Watch, end_job_on_errors
 from cyopt.distributed.layout import flat, lines
 from cyopt.distributed.share import Share
 from cyopt.hyper import Hyper
@@ -41,7 +41,7 @@ class DataParallel:
     steps the bits are compared.
 
     Groups, schedules, `clip_norm`, `skip_nonfinite` and `ema` act on the mean gradient. An error
-    that nobody catches on one rank ends the job.
+    that nobody catches on one rank ends the job, and so does a rank that ends before the others.
 
     Raises ValueError on all ranks, with the difference, if the optimizers are not alike.
 
@@ -86,6 +86,7 @@ class DataParallel:
         # Of its own: what others send on `comm` meanwhile is not to be taken for a bucket, nor is
         # what ranks ask each other, which comes before or after buckets that are under way.
         self._comm, self._control = comm.Dup(), comm.Dup()
+        self._watch = Watch(comm)
         self._opt, self._check_every = opt, check_every
         self._structure, self._names = opt._structure, whole.names
         self._params = whole.params(trees.leaves(opt._tree(), opt._structure, "params"))
@@ -192,7 +193,7 @@ class DataParallel:
         own = number_of((self._opt.steps, hypers))
         has_grad = [g is not None or self._exchange.has(i) for i, g in enumerate(given)]
         self._flags[:] = [*has_grad, self._exchange.started, own, -own]
-        self._control.Allreduce(MPI.IN_PLACE, self._flags, MPI.MAX)
+        self._watch.wait(self._control.Iallreduce(MPI.IN_PLACE, self._flags, MPI.MAX))
         *flags, started, most, least = self._flags.tolist()
         if most != -least:
             check_same(self._control, description_of_step(self._opt.steps, hypers))
