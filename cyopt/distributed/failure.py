@@ -58,7 +58,8 @@ class Watch:
     def wait(self, request: Any) -> None:
         """Until a communication of all ranks is done.
 
-        Raises RuntimeError if a rank has ended that has not taken part in it.
+        Raises RuntimeError if a rank has ended that has not taken part in it: one that has still
+        waits for this one, since buckets follow.
         """
         status = MPI.Status()
         while not request.Test():
