@@ -68,11 +68,11 @@ class OnGpu(Run):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("option", OPTIONS)
 def test_one_pass(gpu, option, dtype, full):
-    chosen = random.Random(option + dtype)
-    formulas = FORMULAS if full else chosen.sample(FORMULAS, 2)
+    chosen, whole = random.Random(option + dtype), full and COMPILED
+    formulas = FORMULAS if whole else chosen.sample(FORMULAS, 2)
     for (cls, formula), norms in itertools.product(formulas, (False, True)):
         variant = cls, {**formula, **OPTIONS[option]}
-        for kind in CONTENTS if full else chosen.sample(CONTENTS, 1):
+        for kind in CONTENTS if whole else chosen.sample(CONTENTS, 1):
             run = OnGpu(variant, dtype, kind, norms, sizes=ONE_PASS_SIZES)
             run.same(Run(variant, dtype, kind, norms, reference=True, sizes=ONE_PASS_SIZES))
 
