@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 from mpi4py import MPI
-from same_bits import same_bits
+from same_bits import same_bits, same_states
 
 import cyopt
 from cyopt.distributed import DataParallel
@@ -79,13 +79,7 @@ def same_everywhere(params, expected, dp, opt):
         assert same_bits(param, expected[name]), name
     ours, theirs = dp.state_dict(), opt.state_dict()
     if COMM.rank == 0:
-        assert ours["steps"] == theirs["steps"]
-        assert list(ours["state"]) == list(theirs["state"])
-        for name, entry in theirs["state"].items():
-            for slot, value in entry.items():
-                other = ours["state"][name][slot]
-                same = value == other if slot == "step" else same_bits(value, other)
-                assert same, (name, slot, value, other)
+        same_states(ours, theirs)
 
 
 def bits():

@@ -18,7 +18,11 @@ def same_bits(a, b):
 
 def same_optimizers(a, b):
     """Two optimizers hold the same state, bit for bit, and the same counters."""
-    ours, theirs = a.state_dict(), b.state_dict()
+    same_states(a.state_dict(), b.state_dict())
+
+
+def same_states(ours, theirs):
+    """The same of what `state_dict` gave."""
     assert ours["steps"] == theirs["steps"]
     assert list(ours["state"]) == list(theirs["state"])
     for name, entry in ours["state"].items():

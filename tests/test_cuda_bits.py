@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gpu_of_host
 import kernels_on_host
 import numpy as np
 import pytest
@@ -23,11 +22,6 @@ import cyopt
 COMPILED = kernels_on_host.has_compiler()
 SIZES = (0, 1, 3, 4, 5, 31, 2047, 2049, 8191, 8192, 8193, 20_001)[: None if COMPILED else 6]
 ONE_PASS_SIZES = (1, 15, 17, 0, 4097, *((9001, 70_003) if COMPILED else ()))
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    return gpu_of_host.stand_in(monkeypatch)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

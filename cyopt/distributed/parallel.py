@@ -90,7 +90,7 @@ class DataParallel:
         self._opt, self._check_every = opt, check_every
         self._structure, self._names = opt._structure, whole.names
         self._params = whole.params(trees.leaves(opt._tree(), opt._structure, "params"))
-        self._group_of, self._specs, self._layouts = whole.group_of, whole.specs, whole.layout_of
+        self._specs, self._layouts, self._dtypes = whole.specs, whole.layout_of, whole.dtypes
         self._written = check_written(self._params, [f"parameter {n!r}" for n in self._names])
         self._lines = lines(self._params, comm.size, bucket_bytes) if self._params else []
         averages = [state[AVERAGE] for state in whole.state if AVERAGE in state]
@@ -171,7 +171,8 @@ class DataParallel:
             done = self._step_whole(has_grad)
         else:
             done = self._share.step(self._exchange.reduced_pieces, has_grad, hypers)
-            self._exchange.gather_params(self._share.pieces, self._share.arrays)
+            if done:  # alike on all ranks
+                self._exchange.gather_params(self._share.pieces, self._share.arrays)
         if self._check_every and self._opt.steps % self._check_every == 0:
             check_bits(self._comm, self._names, self._params, self._opt.steps)
         return done
@@ -185,8 +186,7 @@ class DataParallel:
             grad[...] = 0
 
     def _hypers(self) -> list[Hyper]:
-        dtypes = {param.dtype for param in self._params}
-        return [group.at(self._opt.steps, dtypes) for group in self._opt.groups]
+        return [group.at(self._opt.steps, self._dtypes) for group in self._opt.groups]
 
     def _agree(self, given: Sequence[Array | None], hypers: list[Hyper]) -> list[bool]:
         """Which parameters have a gradient on any rank; and how far all are, and that all agree."""
