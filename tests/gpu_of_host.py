@@ -135,6 +135,11 @@ def copy(target, source, nbytes):
     view(target, nbytes)[:] = view(source, nbytes)
 
 
+def names(log):
+    """What was done, in its order."""
+    return [entry[0] for entry in log]
+
+
 def stand_in(monkeypatch):
     """Put this GPU in the place of the driver's; returns it."""
     gpu = Device(0)

@@ -15,6 +15,7 @@
 #define MAX_CONTEXTS 8
 #define CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL 9
 #define CUDA_ERROR_NO_DEVICE 100
+#define CUDA_ERROR_INVALID_CONTEXT 201
 #define CUDA_ERROR_NOT_FOUND 500
 
 typedef void on_launch(const char *kernel, unsigned blocks, unsigned threads, void *stream,
@@ -137,6 +138,10 @@ int cuCtxPopCurrent(void **c)
 }
 int cuCtxGetDevice(int *d)
 {
+    if (!*current) {
+        record(__func__);
+        return CUDA_ERROR_INVALID_CONTEXT;
+    }
     CALL(*d = (int)((intptr_t)*current - 0x1000));
 }
 int cuCtxSynchronize(void)

@@ -6,16 +6,11 @@ import weakref
 
 import numpy as np
 import pytest
-from gpu_of_host import HostArray
+from gpu_of_host import HostArray, names
 from gpu_pair import Pair
 from same_bits import same_bits, same_optimizers
 
 import cyopt
-from cyopt.cuda import driver
-
-
-def names(log):
-    return [entry[0] for entry in log]
 
 
 def test_a_steady_step_is_one_launch(gpu):
@@ -26,85 +21,6 @@ def test_a_steady_step_is_one_launch(gpu):
         assert pair.step() is True
         assert names(gpu.log) == ["launch"]
     pair.same()
-
-
-def test_tables_go_up_again_when_an_address_moved(gpu):
-    pair = Pair()
-    pair.step()
-    pair.own_grads[0] = HostArray(pair.own_grads[0].array.copy())
-    gpu.log.clear()
-    pair.step()
-    assert names(gpu.log) == ["upload", "launch"]
-    pair.same()
-
-
-def test_gradients_that_moved_are_not_looked_at_in_full(gpu, monkeypatch):
-    pair = Pair(zero_grads=True)
-    pair.step()
-    for _ in range(3):
-        with monkeypatch.context() as patch:
-            patch.setattr(cyopt.parameters, "as_grads", None)
-            pair.opt.step([HostArray(grad.copy()) for grad in pair.grads])
-        pair.cpu.step([grad.copy() for grad in pair.grads])
-        pair.same()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda w, g: HostArray(w[:4]), "shares memory with parameter"),
-        (lambda w, g: HostArray(np.append(g, g)[1:5]), None),
-        (lambda w, g: HostArray(np.append(g, g)[::2]), None),
-        (lambda w, g: HostArray(shifted_bytes(g)), "not aligned"),
-        (lambda w, g: HostArray(g.astype(np.float64)), "has dtype float64"),
-        (lambda w, g: HostArray(np.append(g, g)), "has shape"),
-        (lambda w, g: g, "is on the CPU"),
-        (lambda w, g: Masked(g.copy()), "has a mask"),
-    ],
-)
-def test_gradients_that_moved_and_are_wrong(gpu, spoil, message):
-    w, g = np.arange(8, dtype=np.float32), np.ones(4, np.float32)
-    params = [HostArray(w[2:6]), HostArray(w[7:8])]
-    opt = cyopt.SGD(params, lr=1.0)
-    opt.step([HostArray(g), HostArray(g[:1])])
-    before = w.copy()
-    grad = spoil(w, g)
-    if message is None:
-        opt.step([grad, HostArray(g[:1])])
-        assert np.array_equal(w[2:6], before[2:6] - grad.array)
-        return
-    with pytest.raises((TypeError, ValueError), match=message):
-        opt.step([grad, HostArray(g[:1])])
-    assert same_bits(w, before)
-
-
-def test_gradients_that_moved_into_each_other_or_to_another_gpu(gpu, monkeypatch):
-    w, g = np.arange(8, dtype=np.float32), np.ones(8, np.float32)
-    opt = cyopt.SGD([HostArray(w[:4]), HostArray(w[4:])], zero_grads=True)
-    opt.step([HostArray(g[:4]), HostArray(g[4:])])
-    before = w.copy()
-    with pytest.raises(ValueError, match="shares memory with gradient"):
-        opt.step([HostArray(g[:4]), HostArray(g[3:7])])
-    opt.step([HostArray(g[4:]), HostArray(g[:4])])
-    elsewhere = HostArray(g[4:].copy())
-    place = elsewhere.array.ctypes.data
-    monkeypatch.setattr(driver, "ordinal_of", lambda address: int(address == place))
-    with pytest.raises(ValueError, match="is on GPU 1 but its parameter is on GPU 0"):
-        opt.step([HostArray(g[:4]), elsewhere])
-    assert same_bits(w, before - np.float32(0))
-
-
-class Masked(HostArray):
-    @property
-    def __cuda_array_interface__(self):
-        return super().__cuda_array_interface__ | {"mask": self}
-
-
-def shifted_bytes(array):
-    room = np.zeros(array.nbytes + 1, np.uint8)
-    moved = room[1:].view(array.dtype)
-    moved[...] = array
-    return moved
 
 
 def test_without_some_gradients(gpu):
@@ -182,15 +98,6 @@ def test_gradients_that_are_not_dense(gpu, how, order):
         pair.step()
     assert names(gpu.log) == ["launch", "launch"]
     pair.same()
-
-
-def test_gathered_gradients_that_moved(gpu):
-    pair = Pair(shapes=[(6, 6)])
-    for seed in range(3):
-        base = np.random.default_rng(seed).normal(size=(12, 12)).astype(np.float32)
-        pair.grads, pair.own_grads = [base[::2, ::-2]], [HostArray(base[::2, ::-2])]
-        pair.step()
-        pair.same()
 
 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"skip_nonfinite": True}], ids=str)

@@ -39,12 +39,12 @@ class DeviceArray:
         interface = libraries.of(value).interface(value, what)
         if interface.get("mask") is not None:
             raise TypeError(f"{what} has a mask, which a step would ignore; pass the data alone")
-        address = interface["data"][0]
+        where = np.asarray(_Place(interface))
         try:
-            device = driver.ordinal_of(address) if address else driver.current_ordinal()
+            device = _ordinal(value, where)
         except RuntimeError as error:
             raise RuntimeError(f"{what} is on a GPU: {error}") from error
-        return cls(np.asarray(_Place(interface)), device, value)
+        return cls(where, device, value)
 
     @classmethod
     def like(cls, other: DeviceArray, value: float) -> DeviceArray:
@@ -164,6 +164,20 @@ class DeviceArray:
 
     def __repr__(self) -> str:
         return f"DeviceArray({self.dtype.name} of shape {self.shape} on GPU {self.device})"
+
+
+def _ordinal(value: Any, where: np.ndarray[Any, Any]) -> int:
+    """The number of the GPU of an array of another library."""
+    tell = libraries.of(value).device
+    if tell is not None:
+        return tell(value)
+    try:
+        address = where.__array_interface__["data"][0]
+        return driver.ordinal_of(address) if address else driver.current_ordinal()
+    except RuntimeError:
+        if where.size:
+            raise
+        return driver.current_ordinal()  # an empty array may lie behind all memory that there is
 
 
 def lenders(arrays: Sequence[DeviceArray]) -> list[DeviceArray]:

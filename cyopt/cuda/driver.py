@@ -168,6 +168,7 @@ class Device:
         with self:
             _call("cuCtxSynchronize")
             _call("cuMemcpyHtoD", address, host.ctypes.data, host.nbytes)
+            _call("cuCtxSynchronize")  # the copy may still be on its way, for other streams to miss
 
     def download(self, host: np.ndarray[Any, Any], address: int) -> None:
         """Copy from the GPU to dense host memory, after all that the GPU does."""

@@ -27,7 +27,7 @@ class Library(NamedTuple):
     interface: Callable[[Any, str], dict[str, Any]]  # of a value, and its place in errors
     identity: Callable[[Any], Identity]
     stream: Callable[[Any, int], int]  # on which the value on this device is used now: a handle
-    tells_device: bool  # by its identity
+    device: Callable[[Any], int] | None  # the number of its GPU, which is part of its identity
 
 
 def of(value: Any) -> Library:
@@ -134,9 +134,17 @@ def _cupy_stream(value: Any, device: int) -> int:
     return handle or LEGACY_STREAM
 
 
-_OTHER = Library(_interface, _identity, _stream, tells_device=False)
-_TORCH = Library(_torch_interface, _torch_identity, _torch_stream, tells_device=True)
+def _torch_device(value: Any) -> int:
+    return int(value.get_device())
+
+
+def _cupy_device(value: Any) -> int:
+    return int(value.data.device_id)
+
+
+_OTHER = Library(_interface, _identity, _stream, None)
+_TORCH = Library(_torch_interface, _torch_identity, _torch_stream, _torch_device)
 _LIBRARIES = {
     "torch": _TORCH,
-    "cupy": Library(_interface, _cupy_identity, _cupy_stream, tells_device=True),
+    "cupy": Library(_interface, _cupy_identity, _cupy_stream, _cupy_device),
 }

@@ -48,7 +48,7 @@ class Moved:
         if not (aligned.all() and apart.all() and (ends <= begins).all()):
             return False
         return all(
-            libraries.of(grads[i]).tells_device or driver.ordinal_of(address) == self._ordinal
+            libraries.of(grads[i]).device or driver.ordinal_of(address) == self._ordinal
             for i, address in zip(given, addresses.tolist(), strict=True)
         )
 

@@ -147,6 +147,7 @@ class Plan:
     def run(self, grads: Sequence[DeviceArray | None], norms: bool, stream: Any = None) -> Done:
         """One step with gradients that have been checked; None skips a parameter."""
         self._known_grads = []  # unless all that follows comes to its end
+        self._gathered = set()  # the memory of former gradients may be another's by now
         self._lenders = lenders([*self._params, *(g for g in grads if g is not None)])
         with self._on(stream) as (handle, captured):
             addresses = [0 if g is None else self._address(i, g) for i, g in enumerate(grads)]
@@ -164,7 +165,6 @@ class Plan:
     def _address(self, i: int, grad: DeviceArray) -> int:
         """Where the kernels read a gradient; one that they cannot read is gathered first."""
         param = self._params[i]
-        self._gathered.discard(i)
         if is_dense_like(grad, param) or not param.size:
             return grad.address
         if i not in self._gatherers:
