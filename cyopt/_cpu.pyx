@@ -4,13 +4,14 @@ whether everything is as it was when `cyopt.parameters` checked it in full."""
 
 cimport cython
 cimport numpy as cnp
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_Clear
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from cpython.pycapsule cimport PyCapsule_New
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from cpython.unicode cimport PyUnicode_DATA, PyUnicode_KIND
-from libc.stdint cimport PTRDIFF_MAX, int64_t, uintptr_t
-from libc.string cimport memcpy
+from libc.stdint cimport PTRDIFF_MAX, int32_t, int64_t, uint64_t, uintptr_t
+from libc.string cimport memcmp, memcpy
 
 import numpy as np
 
@@ -102,8 +103,30 @@ def prepare(hyper, int64_t t):
     return scalars
 
 
+cdef dict _NUMBERS = {name: np.zeros((), name) for name in ("float32", "float64")}
+
+
+def rounded(hyper, int64_t t, names, str dtype not None):
+    """Some of the scalars of step `t` as NumPy's numbers of a dtype; infinite where it ends."""
+    cdef cyopt_hyper h = _hyper(hyper)
+    cdef cyopt_scalars x
+    cyopt_prepare(&h, t, &x)
+    cdef dict scalars = x
+    cdef cnp.ndarray like = _NUMBERS[dtype]
+    cdef double value
+    cdef float single
+    cdef list numbers = []
+    for name in names:
+        value = scalars[name]
+        single = <float>value
+        data = <char *>&value if cnp.PyArray_ITEMSIZE(like) == sizeof(double) else <char *>&single
+        numbers.append(cnp.PyArray_ToScalar(data, like))
+    return numbers
+
+
 include "_atomic.pxi"
 include "_look.pxi"
+include "_places.pxi"
 include "_plan.pxi"
 include "_call.pxi"
 include "_sums.pxi"

@@ -283,8 +283,9 @@ def _step(
     if on_gpu:
         from cyopt.cuda import kept
 
-        place = kept.key_of(own_layout, [values, *columns.values()])
-        held = kept.find(place)
+        place = kept.key_of(own_layout, values)
+        arrays_there = [array for column in (values, *columns.values()) for array in column]
+        held = kept.find(place, arrays_there)
         done = held.call(values, grads, hyper, step) if held else None
         if done is not None:
             return done
@@ -311,7 +312,7 @@ def _step(
         written,
     )
     if on_gpu:
-        kept.keep(place, plan)
+        plan.keep(place, arrays_there)
         return bool(plan.call_checked(values, checked, hyper, step))
     plan.set_hypers([hyper])
     call = _cpu.Call(plan)

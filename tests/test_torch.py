@@ -13,6 +13,7 @@ pytest.importorskip("expecttest")  # by torch's own list of configurations
 from torch.testing._internal.common_optimizers import optim_db  # noqa: E402
 
 import cyopt  # noqa: E402
+from cyopt.cuda import libraries  # noqa: E402
 from cyopt.integrations import torch as ours  # noqa: E402
 
 NAMES = ["SGD", "RMSprop", "Adagrad", "Adam", "AdamW"]
@@ -129,6 +130,24 @@ def test_tensors_on_a_gpu_that_are_refused(torch_on_gpu, spoil, message):
     with pytest.raises(TypeError, match=message):
         opt.step([spoil(torch.ones(4))])
     assert torch.equal(w, before)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (1,) * 9])
+def test_tensors_are_found_elsewhere_if_they_are_as_before(torch_on_gpu, shape):
+    a, b = torch.ones(shape), torch.nn.Parameter(torch.ones(shape))
+    places = libraries.places([a, None, b])
+    assert places.find([a, None, b]) is places.addresses
+    copy = a.clone()
+    assert places.find([copy, None, b]).tolist() == [copy.data_ptr(), 0, b.data_ptr()]
+    assert places.find([a, None, b]) is places.addresses
+    strided = torch.ones((*shape, 2))[..., 0]
+    others = [a.double(), a.int(), a.to_sparse(), torch._neg_view(a), a.numpy(), None]
+    others += [torch.ones((*shape, 2))] + [strided] * (a.numel() > 1)
+    others += [torch.ones(3, 2).t()] * (shape == (2, 3))
+    for other in others:
+        assert places.find([other, None, b]) is None
+    assert places.find([a, a, b]) is None
+    assert places.find([a, None]) is None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,11 @@ class DeviceArray:
     memory is the GPU's: nothing may look at its elements.
     """
 
-    __slots__ = ("device", "owner", "where")
+    __slots__ = ("_identity", "device", "owner", "where")
 
     def __init__(self, where: np.ndarray[Any, Any], device: int, owner: Any) -> None:
         self.where, self.device, self.owner = where, device, owner
+        self._identity: libraries.Identity | None = None  # until it is asked for
 
     @classmethod
     def of(cls, value: Any, what: str) -> DeviceArray:
@@ -39,12 +39,11 @@ class DeviceArray:
         interface = libraries.of(value).interface(value, what)
         if interface.get("mask") is not None:
             raise TypeError(f"{what} has a mask, which a step would ignore; pass the data alone")
-        where = np.asarray(_Place(interface))
         try:
-            device = _ordinal(value, where)
+            device = _ordinal(value, interface)
         except RuntimeError as error:
             raise RuntimeError(f"{what} is on a GPU: {error}") from error
-        return cls(where, device, value)
+        return cls(np.asarray(_Place(interface)), device, value)
 
     @classmethod
     def like(cls, other: DeviceArray, value: float) -> DeviceArray:
@@ -77,9 +76,12 @@ class DeviceArray:
         return cls(np.asarray(_Place(interface)), device, memory)
 
     @property
-    def stream(self) -> int:
-        """Handle of the stream on which its library uses it now."""
-        return libraries.of(self.owner).stream(self.owner, self.device)
+    def identity(self) -> libraries.Identity:
+        """Where it lies, and all else that it is: for good, once it is made."""
+        if self._identity is None:
+            form = self.dtype, self.shape, self.strides, self.flags.writeable, self.device
+            self._identity = self.address, form
+        return self._identity
 
     @property
     def address(self) -> int:
@@ -166,26 +168,15 @@ class DeviceArray:
         return f"DeviceArray({self.dtype.name} of shape {self.shape} on GPU {self.device})"
 
 
-def _ordinal(value: Any, where: np.ndarray[Any, Any]) -> int:
+def _ordinal(value: Any, interface: dict[str, Any]) -> int:
     """The number of the GPU of an array of another library."""
     tell = libraries.of(value).device
     if tell is not None:
         return tell(value)
+    address = interface["data"][0]
     try:
-        address = where.__array_interface__["data"][0]
         return driver.ordinal_of(address) if address else driver.current_ordinal()
     except RuntimeError:
-        if where.size:
+        if 0 not in interface["shape"]:
             raise
         return driver.current_ordinal()  # an empty array may lie behind all memory that there is
-
-
-def lenders(arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
-    """Arrays that stand for all whose streams a step is ordered with: one for each stream now.
-
-    The first ones, which are parameters where they can be: they are kept alive.
-    """
-    first: dict[Any, DeviceArray] = {}
-    for array in arrays:
-        first.setdefault((libraries.of(array.owner), array.stream), array)
-    return list(first.values())

@@ -9,7 +9,7 @@ import numpy as np
 
 from cyopt.cuda import cache
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.driver import Device
+from cyopt.cuda.driver import Call, Device
 from cyopt.cuda.layout import SET
 from cyopt.cuda.source import Source, Variant, kernel
 from cyopt.cuda.tables import Table, chunks_of
@@ -27,6 +27,7 @@ class Batch(NamedTuple):
     sets: list[int]  # a member of each set of scalars
     first_chunk: int
     n_chunks: int
+    launches: dict[int, Call]  # by stream: without scalars
 
 
 def options(hyper: Hyper) -> tuple[str, bool, bool, bool, bool]:
@@ -66,6 +67,6 @@ def launches(
             source = kernel(variant._replace(sets=n_sets))
             compiled = cache.kernel(source, device.ordinal)
             sets = [same[0] for same in each] + [each[0][0]] * (n_sets - len(each))
-            batches.append(Batch(source, compiled, indices, sets, first, last - first))
+            batches.append(Batch(source, compiled, indices, sets, first, last - first, {}))
             first = last
     return batches

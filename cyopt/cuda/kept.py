@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyopt import trees
 from cyopt.cuda import libraries
-from cyopt.cuda.arrays import DeviceArray, lenders
+from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.plan import Plan
 from cyopt.hyper import Hyper
 
@@ -25,6 +25,18 @@ _plans: dict[Hashable, KeptPlan] = {}
 class KeptPlan(Plan):
     """A plan whose step count the caller tells, with arrays that are lent."""
 
+    def keep(self, key: Hashable, arrays: list[Any]) -> None:
+        """Keep it for calls with these arrays, in the place of the oldest one if there are many."""
+        self._arrays = libraries.places(arrays)
+        self._node = trees.structure(self._params)
+        if len(_plans) >= _MOST and key not in _plans:
+            del _plans[next(iter(_plans))]
+        _plans[key] = self
+
+    def lies_at(self, arrays: list[Any]) -> bool:
+        """Whether these arrays lie where the first ones did."""
+        return self._arrays.find(arrays) is self._arrays.addresses
+
     def call(
         self, params: Sequence[Any], grads: Sequence[Any], hyper: Hyper, step: int
     ) -> bool | None:
@@ -32,10 +44,10 @@ class KeptPlan(Plan):
 
         True, or False if it was skipped; else None, and nothing is done.
         """
-        self._begin(params, grads, hyper, step)
-        node = trees.structure(params)
+        self._begin(params, hyper, step)
         try:
-            if self.again(None, params, grads, node, False) is None:
+            self._lend(grads)  # which may be used on other streams than the last ones
+            if self.again(None, params, grads, self._node, False) is None:
                 return None
             return self._done()
         finally:
@@ -45,50 +57,40 @@ class KeptPlan(Plan):
         self, params: Sequence[Any], grads: Sequence[DeviceArray | None], hyper: Hyper, step: int
     ) -> bool:
         """The step with gradients that have been checked."""
-        self._begin(params, [], hyper, step)
+        self._begin(params, hyper, step)
         try:
             self.run(grads, False)
             return self._done()
         finally:
             self._give_back()
 
-    def _begin(self, params: Sequence[Any], grads: Sequence[Any], hyper: Hyper, step: int) -> None:
+    def _begin(self, params: Sequence[Any], hyper: Hyper, step: int) -> None:
         self.set_hypers([hyper])
         self._counts[:] = step - 1
         self._current = False
         for array, value in zip(self._params, params, strict=True):
             array.owner = value
-        # Of these gradients, which may be elsewhere than the last ones, only the streams matter.
-        place, device = self._params[0].where, self._device.ordinal
-        given = [DeviceArray(place, device, grad) for grad in grads if grad is not None]
-        self._lenders = lenders([*self._params, *given])
 
     def _done(self) -> bool:
         self.fetch()
         return not self._measured[3]
 
     def _give_back(self) -> None:
-        self._lenders = []
+        self._streams.give_back()
         for arrays in (self._params, self._averages, *self._states):
             for array in arrays:
                 if array is not None:
                     array.owner = None
 
 
-def key_of(layout: Layout, columns: Sequence[Sequence[Any]]) -> Hashable:
-    """What a plan is kept under: what it does, and where parameters and state lie."""
+def key_of(layout: Layout, values: Sequence[Any]) -> Hashable:
+    """What a plan is kept under: what it does, and where the first parameter lies."""
     options = layout.slots, layout.averages, layout.average_from_zeros, layout.zero_grads
-    places = tuple(tuple(libraries.identities(column)) for column in columns)
-    return options, layout.cast_grads, places
+    first = values[0]
+    return options, layout.cast_grads, len(values), libraries.of(first).identity(first)
 
 
-def find(key: Hashable) -> KeptPlan | None:
-    """The plan of this key."""
-    return _plans.get(key)
-
-
-def keep(key: Hashable, plan: KeptPlan) -> None:
-    """Keep it, in the place of the oldest one if there are many."""
-    if len(_plans) >= _MOST:
-        del _plans[next(iter(_plans))]
-    _plans[key] = plan
+def find(key: Hashable, arrays: list[Any]) -> KeptPlan | None:
+    """The plan of this key, if it is for arrays that lie where these do."""
+    plan = _plans.get(key)
+    return plan if plan is not None and plan.lies_at(arrays) else None

@@ -8,9 +8,11 @@ nothing about its current stream.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from cyopt import _cpu
 
 LEGACY_STREAM = 1  # the default stream, which waits for all others and they for it
 
@@ -27,7 +29,12 @@ class Library(NamedTuple):
     interface: Callable[[Any, str], dict[str, Any]]  # of a value, and its place in errors
     identity: Callable[[Any], Identity]
     stream: Callable[[Any, int], int]  # on which the value on this device is used now: a handle
+    has_current_stream: bool  # one for all its arrays on a GPU
     device: Callable[[Any], int] | None  # the number of its GPU, which is part of its identity
+    # Types that C may ask by DLPack's table of functions, if they have it; a subclass may be more
+    # than its memory. And a method that tells whether a value's numbers are not those in memory.
+    exchanging: tuple[str, ...] = ()
+    is_lazy: str | None = None
 
 
 def of(value: Any) -> Library:
@@ -47,9 +54,23 @@ def is_on_gpu(value: Any) -> bool:
     return hasattr(value, "__cuda_array_interface__")
 
 
-def identities(values: Sequence[Any]) -> list[Identity | None]:
-    """Of each array; None where there is none."""
-    return [None if value is None else of(value).identity(value) for value in values]
+def places(values: list[Any]) -> _cpu.Places:
+    """Where arrays lie, and what they are; None where there is none."""
+    return _cpu.Places(values, _asked)
+
+
+def _asked(cls: type) -> tuple[_cpu.Exchange | None, str | None, Callable[[Any], Identity]]:
+    """How `_cpu.Places` asks arrays of a type."""
+    library = _of_type(cls)
+    return _exchange(cls), library.is_lazy, library.identity
+
+
+@lru_cache(1024)
+def _exchange(cls: type) -> _cpu.Exchange | None:
+    if f"{cls.__module__}.{cls.__qualname__}" not in _of_type(cls).exchanging:
+        return None
+    capsule = getattr(cls, "__dlpack_c_exchange_api__", None)
+    return None if capsule is None else _cpu.Exchange.of(capsule)
 
 
 def stream_handle(stream: Any) -> int:
@@ -120,6 +141,8 @@ def _torch_identity(value: Any) -> Identity:
 
 
 def _torch_stream(value: Any, device: int) -> int:
+    if (exchange := _exchange(type(value))) is not None:
+        return exchange.stream(device) or LEGACY_STREAM
     handle: int = sys.modules["torch"].cuda.current_stream(device).cuda_stream
     return handle or LEGACY_STREAM
 
@@ -142,9 +165,31 @@ def _cupy_device(value: Any) -> int:
     return int(value.data.device_id)
 
 
-_OTHER = Library(_interface, _identity, _stream, None)
-_TORCH = Library(_torch_interface, _torch_identity, _torch_stream, _torch_device)
+def _own_device(value: Any) -> int:
+    return int(value.device)
+
+
+def _own_identity(value: Any) -> Identity:
+    identity: Identity = value.identity
+    return identity
+
+
+def _own_stream(value: Any, device: int) -> int:
+    return LEGACY_STREAM
+
+
+_OTHER = Library(_interface, _identity, _stream, False, None)
+_TORCH = Library(
+    _torch_interface,
+    _torch_identity,
+    _torch_stream,
+    True,
+    _torch_device,
+    ("torch.Tensor", "torch.nn.parameter.Parameter"),
+    "is_neg",
+)
 _LIBRARIES = {
     "torch": _TORCH,
-    "cupy": Library(_interface, _cupy_identity, _cupy_stream, _cupy_device),
+    "cupy": Library(_interface, _cupy_identity, _cupy_stream, True, _cupy_device),
+    "cyopt": Library(_interface, _own_identity, _own_stream, True, _own_device),
 }

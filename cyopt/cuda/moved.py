@@ -14,9 +14,8 @@ import numpy as np
 from cyopt.arrays import Written
 from cyopt.cuda import driver, libraries
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.libraries import Identity
 
-Identities = Sequence[Identity | None]
+Addresses = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Moved:
@@ -29,31 +28,23 @@ class Moved:
         self._begins = np.array(written.begins, np.int64)
         self._ends = np.array(written.ends, np.int64)
 
-    def can_be_read(self, grads: Sequence[Any], found: Identities, known: Identities) -> bool:
-        """Whether these are as the known ones, which are dense, but for harmless other addresses.
+    def can_be_read(self, grads: Sequence[Any], addresses: Addresses) -> bool:
+        """Whether gradients that are as known ones, which are dense, can be read where they lie.
 
         False only says that all is to be looked at.
         """
-        if len(found) != len(known) or not all(map(_alike, found, known)):
-            return False
-        given = [i for i, one in enumerate(found) if one is not None and self._nbytes[i]]
-        addresses = np.array([found[i][0] for i in given], np.int64)  # type: ignore[index]
-        ends = addresses + self._nbytes[given]
-        order = np.argsort(addresses)
-        apart = ends[order][:-1] <= addresses[order][1:]
+        given = np.flatnonzero((addresses != 0) & (self._nbytes != 0))
+        begins = addresses[given]
+        ends = begins + self._nbytes[given]
+        order = np.argsort(begins)
+        apart = ends[order][:-1] <= begins[order][1:]
         # The first written array that ends behind a gradient's begin begins behind its end.
-        nearest = np.searchsorted(self._ends, addresses, side="right")
-        begins = np.append(self._begins, np.iinfo(np.int64).max)[nearest]
-        aligned = addresses % self._itemsizes[given] == 0
-        if not (aligned.all() and apart.all() and (ends <= begins).all()):
+        nearest = np.searchsorted(self._ends, begins, side="right")
+        written = np.append(self._begins, np.iinfo(np.int64).max)[nearest]
+        aligned = begins % self._itemsizes[given] == 0
+        if not (aligned.all() and apart.all() and (ends <= written).all()):
             return False
         return all(
             libraries.of(grads[i]).device or driver.ordinal_of(address) == self._ordinal
-            for i, address in zip(given, addresses.tolist(), strict=True)
+            for i, address in zip(given.tolist(), begins.tolist(), strict=True)
         )
-
-
-def _alike(one: Identity | None, other: Identity | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one[1] == other[1]

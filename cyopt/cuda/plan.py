@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from cyopt import _cpu, trees
 from cyopt.arrays import Written
 from cyopt.cuda import driver, libraries
-from cyopt.cuda.arrays import DeviceArray, lenders
+from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.batches import Batch, launches, most_chunks, options
 from cyopt.cuda.decision import Decision, Unknown
 from cyopt.cuda.driver import Call
@@ -32,12 +32,15 @@ from cyopt.cuda.layout import (
 )
 from cyopt.cuda.moved import Moved
 from cyopt.cuda.source import Variant
+from cyopt.cuda.streams import Streams
 from cyopt.cuda.tables import Table
 from cyopt.hyper import Hyper
 from cyopt.measured import NOT_MEASURED, PENDING, Done
 
 if TYPE_CHECKING:
     from cyopt.parameters import Layout
+
+_NOTHING = np.array(NOT_MEASURED)
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -78,17 +81,19 @@ class Plan:
         self._batches: list[Batch] = []
         self._given: list[int] = []  # the parameters with a gradient, and their groups
         self._groups_of_given: list[int] = []
-        self._of_counts = np.zeros(0, np.intp)
-        self._known_params = libraries.identities([param.owner for param in params])
-        self._known_grads: list[libraries.Identity | None] = []
+        self._is_given = np.zeros(0, np.int64)
+        self._known_params = libraries.places([param.owner for param in params])
+        self._known_grads: _cpu.Places | None = None
         self._moved = Moved(self._device.ordinal, params, written)
-        self._lenders: list[DeviceArray] = []  # arrays whose streams a step is ordered with
+        self._streams = Streams(self._device)
         self._gatherers: dict[int, Gatherer] = {}
         self._gathered: set[int] = set()  # the parameters whose gradients are gathered now
         self._hypers: Sequence[Hyper] = ()
         self._decision: Decision | None = None
         self._current = False  # whether the GPU's counters are
-        self._norms = False  # whether the batches are for a step that measures them
+        # Of the step that the batches are for: whether it measures all norms, measures the
+        # gradients, and takes its scalars from the GPU.
+        self._norms = self._measures = self._decides = False
         self._capturable = any(layout.capturable for layout in layouts)
         self.captured = False  # whether a CUDA graph holds a step, and repeats it unseen
         self._unknown: Unknown | None = None
@@ -99,7 +104,7 @@ class Plan:
     ) -> None:
         """What the groups use from the next step on; see `cyopt._cpu.Plan`."""
         if list(map(options, hypers)) != list(map(options, self._hypers)):
-            self._known_grads = []  # other kernels
+            self._known_grads = None  # other kernels
         self._hypers, self._versions = hypers, versions
 
     def again(
@@ -122,7 +127,8 @@ class Plan:
     def _again(
         self, params: Any, grads: Any, node: trees.Node | None, norms: bool, stream: Any
     ) -> Done | None:
-        if not self._known_grads:
+        known = self._known_grads
+        if known is None:
             return None
         try:
             values = trees.leaves(params, node, "params")
@@ -131,36 +137,51 @@ class Plan:
             return None
         if norms != self._norms or not self.same_params(values):
             return None
-        found = libraries.identities(given)
-        if found != self._known_grads:
-            if self._gathered or not self._moved.can_be_read(given, found, self._known_grads):
+        addresses = known.find(given)
+        if addresses is None:
+            return None
+        if addresses is not known.addresses:
+            if self._gathered or not self._moved.can_be_read(given, addresses):
                 return None
-            self._rows.set([0 if one is None else one[0] for one in found], np.s_[:, GRAD])
-            self._known_grads = found
-        with self._on(stream) as (handle, captured):
-            return self._launch(norms, handle, captured)
+            self._rows.set(addresses, np.s_[:, GRAD])
+            known.addresses = addresses
+        return self._streams.run(stream, self._check_capture, self._launch)
 
-    def same_params(self, values: Sequence[Any]) -> bool:
+    def same_params(self, values: list[Any]) -> bool:
         """Whether the parameters lie where they did."""
-        return libraries.identities(values) == self._known_params
+        return self._known_params.find(values) is self._known_params.addresses
 
     def run(self, grads: Sequence[DeviceArray | None], norms: bool, stream: Any = None) -> Done:
         """One step with gradients that have been checked; None skips a parameter."""
-        self._known_grads = []  # unless all that follows comes to its end
+        self._known_grads = None  # unless all that follows comes to its end
         self._gathered = set()  # the memory of former gradients may be another's by now
-        self._lenders = lenders([*self._params, *(g for g in grads if g is not None)])
-        with self._on(stream) as (handle, captured):
-            addresses = [0 if g is None else self._address(i, g) for i, g in enumerate(grads)]
-            self._rows.set(np.array(addresses, np.int64), np.s_[:, GRAD])
-            self._given = [i for i, grad in enumerate(grads) if grad is not None]
-            self._of_counts = np.array(self._given, np.intp)
-            self._groups_of_given = sorted({self._group_of[i] for i in self._given})
-            self._batches = self._make_batches(self._decides(norms))
-            done = self._launch(norms, handle, captured)
         owners = [None if grad is None else grad.owner for grad in grads]
-        self._known_grads = libraries.identities(owners)
-        self._norms = norms
+        self._lend(owners)
+        done = self._streams.run(stream, self._check_capture, self._first, grads, norms)
+        self._known_grads = libraries.places(owners)
         return done
+
+    def _lend(self, grads: Sequence[Any]) -> None:
+        """Steps are ordered with the streams of the parameters and of these gradients."""
+        given = (grad for grad in grads if grad is not None)
+        self._streams.lend(chain((param.owner for param in self._params), given))
+
+    def _first(
+        self, grads: Sequence[DeviceArray | None], norms: bool, stream: int, captured: bool
+    ) -> Done:
+        """A step with other gradients than in the last one, for which batches are made."""
+        addresses = [0 if g is None else self._address(i, g) for i, g in enumerate(grads)]
+        self._rows.set(np.array(addresses, np.int64), np.s_[:, GRAD])
+        self._given = [i for i, grad in enumerate(grads) if grad is not None]
+        self._is_given = np.array([grad is not None for grad in grads], np.int64)
+        self._groups_of_given = sorted({self._group_of[i] for i in self._given})
+        self._norms = norms
+        self._measures = norms or any(
+            h.clip_norm != 0 or h.skip_nonfinite for h in self._of_given()
+        )
+        self._decides = self._capturable or self._measures
+        self._batches = self._make_batches()
+        return self._launch(stream, captured)
 
     def _address(self, i: int, grad: DeviceArray) -> int:
         """Where the kernels read a gradient; one that they cannot read is gathered first."""
@@ -178,26 +199,18 @@ class Plan:
         """The hyperparameters of the parameters with a gradient."""
         return [self._hypers[g] for g in self._groups_of_given]
 
-    def _measures(self, norms: bool) -> bool:
-        """Whether the gradients are measured."""
-        return norms or any(h.clip_norm != 0 or h.skip_nonfinite for h in self._of_given())
-
-    def _decides(self, norms: bool) -> bool:
-        """Whether the GPU computes the scalars."""
-        return self._capturable or self._measures(norms)
-
-    def _make_batches(self, decided: bool) -> list[Batch]:
+    def _make_batches(self) -> list[Batch]:
         members: dict[Variant, dict[Hashable, list[int]]] = {}
-        if not decided:
+        if not self._decides:
             self.fetch()
         for i in self._given:
             if self._params[i].size:
-                numbers = () if decided else (self._group_of[i], int(self._counts[i]))
-                classes = members.setdefault(self._variant(i, decided), {})
+                numbers = () if self._decides else (self._group_of[i], int(self._counts[i]))
+                classes = members.setdefault(self._variant(i), {})
                 classes.setdefault(numbers, []).append(i)
         return launches(members, self._params, self._rows, self._chunks, self._device)
 
-    def _variant(self, i: int, decided: bool) -> Variant:
+    def _variant(self, i: int) -> Variant:
         rule, coupled, limited, *_ = options(self._hypers[self._group_of[i]])
         return Variant(
             rule=rule,
@@ -206,27 +219,8 @@ class Plan:
             limited=limited,
             averaged=self._averages[i] is not None,
             zeroed=self._layouts[self._group_of[i]].zero_grads,
-            decided=decided,
+            decided=self._decides,
         )
-
-    @contextmanager
-    def _on(self, given: Any) -> Iterator[tuple[int, bool]]:
-        """The stream to step on, ordered with those of all arrays, and whether it is captured."""
-        if given is None:
-            stream = self._params[0].stream
-            others = {array.stream for array in self._lenders} - {stream}
-        else:
-            stream, others = libraries.stream_handle(given), set()
-        # The default stream cannot be captured; asking is a call of the driver.
-        captured = stream != libraries.LEGACY_STREAM and self._device.is_capturing(stream)
-        if captured:
-            self._check_capture()
-        with self._device:
-            for other in others:
-                self._device.order(stream, other)
-            yield stream, captured
-            for other in others:
-                self._device.order(other, stream)
 
     def _check_capture(self) -> None:
         if not self._capturable:
@@ -241,10 +235,9 @@ class Plan:
                 " since it was made or loaded; make one first, which prepares what the graph holds"
             )
 
-    def _launch(self, norms: bool, stream: int, captured: bool) -> Done:
+    def _launch(self, stream: int, captured: bool) -> Done:
         """Upload what changed, launch, and count; nothing is waited for."""
-        decides = self._decides(norms)
-        return self._decided(norms, stream, captured) if decides else self._plain(stream)
+        return self._decided(stream, captured) if self._decides else self._plain(stream)
 
     def _plain(self, stream: int) -> bool:
         """A step whose scalars the host knows."""
@@ -252,11 +245,12 @@ class Plan:
         self._upload(stream)
         self._current = False
         calls = self._gather(stream)
-        calls += [call for batch in self._batches for call in self._calls(batch, stream)]
-        _cpu.perform(calls, [*self._counted(), (self._measured, np.array(NOT_MEASURED))])
+        for batch in self._batches:
+            calls += self._calls(batch, stream)
+        _cpu.perform(calls, [*self._counted(), (self._measured, _NOTHING)])
         return True
 
-    def _decided(self, norms: bool, stream: int, captured: bool) -> Done:
+    def _decided(self, stream: int, captured: bool) -> Done:
         """A step whose scalars the GPU computes, from its gradients and its own counters."""
         if self._decision is None:
             arrays = (self._rows, self._params, self._group_of)
@@ -264,7 +258,7 @@ class Plan:
         unseen = self._capturable or any(h.skip_nonfinite for h in self._of_given())
         if not unseen:
             self.fetch()  # which waits if the host does not know the counts
-        decision, measures = self._decision, self._measures(norms)
+        decision, norms, measures = self._decision, self._norms, self._measures
         copies = [not layout.average_from_zeros for layout in self._layouts]
         decision.set_hypers(self._hypers, copies, self._given, None if unseen else self._counts)
         decision.prepare(self._given, self.captured)
@@ -294,10 +288,12 @@ class Plan:
 
     def _counted(self) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         """The counters, with what they are after a step that is not skipped."""
-        counts = self._counts.copy()
-        counts[self._of_counts] += 1
-        now = int(self._counts[0] if self._keyed else self._steps[0]) + 1
-        return [(self._counts, counts), (self._steps, np.maximum(self._steps, now))]
+        steps = int(self._steps[0])
+        now = max(int(self._counts[0]) + 1, steps) if self._keyed else steps + 1
+        return [
+            (self._counts, self._counts + self._is_given),
+            (self._steps, np.array([now], np.int64)),
+        ]
 
     def fetch(self) -> None:
         """Wait for the GPU, and take up what the last steps measured and whether they counted."""
@@ -318,21 +314,24 @@ class Plan:
 
     def _calls(self, batch: Batch, stream: int) -> list[Call]:
         """What a batch takes whose scalars the host knows."""
-        real, numbers = self._params[batch.members[0]].dtype.type, []
+        numbers: list[Any] = []
         for i in batch.sets:
-            scalars = _cpu.prepare(self._hypers[self._group_of[i]], int(self._counts[i]) + 1)
-            with np.errstate(over="ignore"):  # a limit beyond the dtype is none
-                numbers += [real(scalars[name]) for name in batch.source.scalars]
-        # All members of a set have made as many steps.
-        begins = batch.members if any(map(self._begins, batch.sets)) else ()
-        begin = [self._begin_average(i, stream) for i in begins if self._begins(i)]
-        return [*begin, self._update(batch, stream, *numbers)]
+            hyper, t = self._hypers[self._group_of[i]], int(self._counts[i]) + 1
+            numbers += _cpu.rounded(hyper, t, batch.source.scalars, batch.source.dtype)
+        calls = [self._update(batch, stream, *numbers)]
+        if any(map(self._begins, batch.sets)):  # all members of a set have made as many steps
+            begins = filter(self._begins, batch.members)
+            calls[:0] = [self._begin_average(i, stream) for i in begins]
+        return calls
 
     def _update(self, batch: Batch, stream: int, *numbers: Any) -> Call:
         """The launch of a batch, with the scalars that its kernel takes as arguments."""
-        tables = self._rows.address, self._chunks.address + 8 * batch.first_chunk
-        args = (*map(np.int64, tables), *numbers)
-        return self._device.launch(batch.kernel, batch.n_chunks, stream, *args)
+        if stream not in batch.launches:
+            tables = self._rows.address, self._chunks.address + 8 * batch.first_chunk
+            args = (batch.n_chunks, stream, *map(np.int64, tables))
+            batch.launches[stream] = self._device.launch(batch.kernel, *args)
+        launch, args = batch.launches[stream]
+        return launch, (*args, *numbers)
 
     def _begins(self, i: int) -> bool:
         """Whether the average begins in this step, as a copy of the parameter."""

@@ -68,7 +68,7 @@ class _Steps:
                 raise TypeError(
                     f"{name} is {group[name]}, which cyopt's step is without: leave it out"
                 )
-        names = ("param", "grad", *self._slots(group))
+        slots = self._slots(group)
         numbers = {name: group[name] for name in ("maximize", *self._same) if name in group}
         numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
         calls: dict[tuple[int, Any], list[Any]] = {}  # by step and device
@@ -76,37 +76,44 @@ class _Steps:
             if p.grad is not None:
                 if not (p.is_cpu or p.is_cuda):
                     raise TypeError(f"a parameter is on {p.device}; expected a CPU or NVIDIA GPU")
-                state = self._state_of(p, names[2:])
-                calls.setdefault((self._done(p) + 1, p.device), []).append((p, state))
+                state, is_new = self._state_of(p, slots)
+                members = calls.setdefault((self._done(state, is_new) + 1, p.device), [])
+                members.append((p, state, is_new))
         for (step, _), members in calls.items():
-            rows = [_arrays(p, [state[slot] for slot in names[2:]]) for p, state in members]
+            rows = [_arrays(p, [state[slot] for slot in slots]) for p, state, _ in members]
+            names = ("param", "grad", *slots)
             columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
             type(self)._function(**columns, step=step, **numbers)
             self._count(members)
 
-    def _state_of(self, p: Any, slots: tuple[str, ...]) -> dict[str, Any]:
-        """The state of a parameter; it is the optimizer's once it has made a step."""
-        state = dict(self.state.get(p, {}))
-        for slot in slots:
-            if state.get(slot) is None:
-                state[slot] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return state
+    def _state_of(self, p: Any, slots: tuple[str, ...]) -> tuple[dict[str, Any], bool]:
+        """The state of a parameter, and whether it is new: the optimizer's once it made a step."""
+        known = self.state.get(p)
+        missing = [slot for slot in slots if known is None or known.get(slot) is None]
+        if known is not None and not missing:
+            return known, False
+        zeros = {slot: torch.zeros_like(p, memory_format=torch.preserve_format) for slot in missing}
+        return {**(known or {}), **zeros}, True
 
-    def _done(self, p: Any) -> int:
-        """How many steps a parameter has made."""
-        return int(self.state.get(p, {}).get("step", 0))
+    def _done(self, state: dict[str, Any], is_new: bool) -> int:
+        """How many steps a parameter with this state has made."""
+        return int(state.get("step", 0))
 
     def _count(self, members: list[Any]) -> None:
-        for p, state in members:
-            state.setdefault("step", torch.tensor(0.0, dtype=torch.float32))
-            self.state[p] = state
-        torch._foreach_add_([state["step"] for _, state in members], 1.0)
-        increment_version([p for p, _ in members])
+        for p, state, is_new in members:
+            if is_new:
+                state.setdefault("step", torch.tensor(0.0, dtype=torch.float32))
+                self.state[p] = state
+        torch._foreach_add_([state["step"] for _, state, _ in members], 1.0)
+        increment_version([p for p, _, _ in members])
 
 
 def _arrays(p: Any, state: list[Any]) -> list[Any]:
     """A parameter, its gradient and its state: as NumPy has the same memory, or on a GPU."""
-    tensors = [tensor.detach() for tensor in (p, p.grad.resolve_neg(), *state)]
+    tensors = [p, p.grad.resolve_neg(), *state]
+    if p.is_cuda and p.is_contiguous():
+        return tensors
+    tensors = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
     if not p.is_contiguous():  # dense in another order of dimensions, as channels_last
         axes = np.argsort([-stride for stride in p.stride()], kind="stable").tolist()
         tensors = [tensor.permute(axes) for tensor in tensors]
@@ -132,13 +139,13 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
     def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def _done(self, p: Any) -> int:
+    def _done(self, state: dict[str, Any], is_new: bool) -> int:
         """Torch keeps no count here: only a buffer's first step, without dampening, is another."""
-        return 0 if self.state.get(p, {}).get("momentum_buffer") is None else 1
+        return 0 if is_new else 1
 
     def _count(self, members: list[Any]) -> None:
-        self.state.update(members)
-        increment_version([p for p, _ in members])
+        self.state.update((p, state) for p, state, is_new in members if is_new)
+        increment_version([p for p, _, _ in members])
 
 
 class RMSprop(_Steps, torch.optim.RMSprop):  # type: ignore[misc]

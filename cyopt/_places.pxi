@@ -1,0 +1,165 @@
+# Included by _cpu.pyx: where arrays lie that are not NumPy's, in tens of nanoseconds each.
+
+# DLPack 1: what an array is, and the table of functions by which a library's type tells C of it
+# (github.com/dmlc/dlpack, include/dlpack/dlpack.h).
+cdef extern from *:
+    """
+    #include <stdint.h>
+    typedef struct { int32_t device_type, device_id; } cyopt_dl_device;
+    typedef struct {
+        void *data;
+        cyopt_dl_device device;
+        int32_t ndim;
+        struct { uint8_t code, bits; uint16_t lanes; } dtype;
+        int64_t *shape, *strides; /* in elements; NULL strides: dense in C order */
+        uint64_t byte_offset;
+    } cyopt_dl_tensor;
+    typedef struct {
+        struct { uint32_t major, minor; } version;
+        void *previous, *allocate, *managed_from_object, *managed_to_object;
+        int (*tensor_from_object)(void *object, cyopt_dl_tensor *to);
+        int (*current_stream)(int32_t device_type, int32_t device_id, void **stream);
+    } cyopt_dl_exchange;
+    static int cyopt_dl_usable(const cyopt_dl_exchange *table)
+    {
+        return table->version.major == 1 && table->tensor_from_object && table->current_stream;
+    }
+    /* What an array is, but for its address, shape and strides. */
+    static int64_t cyopt_dl_kind(const cyopt_dl_tensor *t)
+    {
+        return (int64_t)t->dtype.code << 56 | (int64_t)t->dtype.bits << 48
+            | (int64_t)(t->dtype.lanes & 0xFF) << 40 | (int64_t)(t->ndim & 0xFF) << 32
+            | (int64_t)(t->device.device_type & 0xFF) << 24 | (t->device.device_id & 0xFFFFFF);
+    }
+    """
+    ctypedef struct cyopt_dl_tensor:
+        void *data
+        int32_t ndim
+        int64_t *shape
+        int64_t *strides
+        uint64_t byte_offset
+    ctypedef struct cyopt_dl_exchange:
+        int (*tensor_from_object)(void *object, cyopt_dl_tensor *to)
+        int (*current_stream)(int32_t device_type, int32_t device_id, void **stream) except -1
+    bint cyopt_dl_usable(const cyopt_dl_exchange *table)
+    int64_t cyopt_dl_kind(const cyopt_dl_tensor *t)
+
+cdef extern from "Python.h":
+    object PyObject_CallMethodNoArgs(object, object)
+
+cdef enum:
+    CUDA = 2            # DLPack's number of the device type
+    MOST_AXES = 8
+    MOST_NUMBERS = 1 + 2 * MOST_AXES
+
+
+cdef class Exchange:
+    """The table of functions of a type of arrays."""
+    cdef cyopt_dl_exchange *_table
+
+    @staticmethod
+    def of(capsule):
+        """That of a type's `__dlpack_c_exchange_api__`; None where it lacks what is used here."""
+        cdef Exchange made = Exchange.__new__(Exchange)
+        made._table = <cyopt_dl_exchange *>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
+        return made if cyopt_dl_usable(made._table) else None
+
+    def stream(self, int32_t device):
+        """The handle of the library's current stream on a GPU."""
+        cdef void *handle = NULL
+        self._table.current_stream(CUDA, device, &handle)
+        return <uintptr_t>handle
+
+    cdef bint look(self, object value, int64_t *address, int64_t *numbers, size_t *n):
+        """Where an array lies, and what else it is; False where that cannot be told so."""
+        cdef cyopt_dl_tensor tensor
+        cdef int d
+        if self._table.tensor_from_object(<void *>value, &tensor) != 0:
+            PyErr_Clear()
+            return False
+        if tensor.ndim > MOST_AXES or (tensor.ndim and not tensor.strides):
+            return False
+        address[0] = <int64_t>tensor.data + <int64_t>tensor.byte_offset
+        numbers[0] = cyopt_dl_kind(&tensor)
+        for d in range(tensor.ndim):
+            numbers[1 + 2 * d], numbers[2 + 2 * d] = tensor.shape[d], tensor.strides[d]
+        n[0] = 1 + 2 * tensor.ndim
+        return True
+
+
+@cython.final
+cdef class Places:
+    """Where arrays lie, and what they are: to be found at other addresses as the same.
+
+    `library_of` has for a type its `Exchange` or None, the name of a method that tells whether an
+    array's numbers are not those in its memory, or None, and a function that gives an array's
+    address and all else it is, for types without an `Exchange`. None stands where no array is.
+    """
+    cdef readonly list forms        # of each array: None, bytes of the numbers, or any object
+    cdef public cnp.ndarray addresses
+    cdef object _library_of
+    # Of the type that was looked at last.
+    cdef object _type, _lazy, _identity
+    cdef Exchange _exchange
+
+    def __init__(self, list values, library_of):
+        cdef int64_t address
+        cdef int64_t numbers[MOST_NUMBERS]
+        self._library_of = library_of
+        self.forms = []
+        self.addresses = np.empty(len(values), np.int64)
+        for i, value in enumerate(values):
+            self.forms.append(self._form(value, &address, numbers))
+            self.addresses[i] = address
+
+    def find(self, list values):
+        """The addresses of arrays that are as these; None if one is not. If all lie where these
+        do, it is the same object as `addresses`."""
+        cdef ptrdiff_t i, n = len(self.forms)
+        cdef int64_t address
+        cdef int64_t numbers[MOST_NUMBERS]
+        cdef int64_t *known = <int64_t *>cnp.PyArray_DATA(self.addresses)
+        cdef cnp.ndarray found = self.addresses
+        if len(values) != n:
+            return None
+        for i in range(n):
+            if not self._is_alike(values[i], self.forms[i], &address, numbers):
+                return None
+            if address != known[i] and found is self.addresses:
+                found = self.addresses.copy()
+            if found is not self.addresses:
+                (<int64_t *>cnp.PyArray_DATA(found))[i] = address
+        return found
+
+    cdef bint _is_alike(self, value, form, int64_t *address, int64_t *numbers) except -1:
+        cdef size_t n
+        if type(form) is bytes and value is not None:
+            self._choose(type(value))
+            return (
+                self._exchange is not None
+                and self._exchange.look(value, address, numbers, &n)
+                and <size_t>PyBytes_GET_SIZE(form) == n * sizeof(int64_t)
+                and memcmp(numbers, PyBytes_AS_STRING(form), n * sizeof(int64_t)) == 0
+                and (self._lazy is None or not PyObject_CallMethodNoArgs(value, self._lazy))
+            )
+        return self._form(value, address, numbers) == form
+
+    cdef _form(self, value, int64_t *address, int64_t *numbers):
+        cdef size_t n
+        address[0] = 0
+        if value is None:
+            return None
+        self._choose(type(value))
+        if (self._exchange is not None
+                and self._exchange.look(value, address, numbers, &n)
+                and (self._lazy is None or not PyObject_CallMethodNoArgs(value, self._lazy))):
+            return PyBytes_FromStringAndSize(<char *>numbers, n * sizeof(int64_t))
+        address[0], form = self._identity(value)
+        return form
+
+    cdef int _choose(self, type_) except -1:
+        if type_ is not self._type:
+            self._type = None
+            self._exchange, self._lazy, self._identity = self._library_of(type_)
+            self._type = type_
+        return 0

@@ -1,0 +1,65 @@
+"""The stream on which a list of parameters is stepped, and the order with those of its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from cyopt.cuda import libraries
+from cyopt.cuda.driver import Device
+
+Result = TypeVar("Result")
+
+
+class Streams:
+    """On a stream that the caller gives; else on that of the first parameter's library."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._lenders: list[Any] = []
+
+    def lend(self, arrays: Iterable[Any]) -> None:
+        """Steps are ordered with the streams of these arrays from now on, parameters first.
+
+        The first one of each stream is kept alive.
+        """
+        first: dict[Any, Any] = {}
+        for array in arrays:
+            library, stream = libraries.of(array), None
+            if not library.has_current_stream:
+                stream = library.stream(array, self._device.ordinal)
+            first.setdefault((library, stream), array)
+        self._lenders = list(first.values())
+
+    def give_back(self) -> None:
+        """Keep none of them alive."""
+        self._lenders = []
+
+    def run(
+        self,
+        given: Any,
+        can_be_captured: Callable[[], None],
+        action: Callable[..., Result],
+        *args: Any,
+    ) -> Result:
+        """`action(*args, stream, captured)`: on which stream, and whether a CUDA graph captures it.
+
+        `can_be_captured` raises where it may not.
+        """
+        if given is None:
+            ordinal = self._device.ordinal
+            handles = [libraries.of(array).stream(array, ordinal) for array in self._lenders]
+            stream, others = handles[0], set(handles[1:]) - {handles[0]}
+        else:
+            stream, others = libraries.stream_handle(given), set()
+        # The default stream cannot be captured; asking is a call of the driver.
+        captured = stream != libraries.LEGACY_STREAM and self._device.is_capturing(stream)
+        if captured:
+            can_be_captured()
+        with self._device:
+            for other in others:
+                self._device.order(stream, other)
+            result = action(*args, stream, captured)
+            for other in others:
+                self._device.order(other, stream)
+        return result
