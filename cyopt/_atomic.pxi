@@ -17,11 +17,15 @@ cdef class Version:
         return Version, (self.value,)
 
 
-def take_up(list pairs, list changes, owner, dict waiting):
-    """Bytes into the first array of each pair, from the second one, which is alike in all; then the
-    changes (`Version`, attributes, new ones), and what waits at the owner."""
+def take_up(list calls, list pairs, list changes, owner, dict waiting):
+    """Call functions (each with its arguments) that return 0; then bytes into the first array of
+    each pair, from the second one, which is alike in all; then the changes (`Version`, attributes,
+    new ones), and what waits at the owner."""
     cdef cnp.ndarray to, source
     cdef Version version
+    for function, args in calls:
+        if function(*args):
+            raise RuntimeError("the CUDA driver refused a copy; make a new optimizer")
     for to, source in pairs:
         memcpy(cnp.PyArray_DATA(to), cnp.PyArray_DATA(source), cnp.PyArray_NBYTES(to))
     for version, attributes, new in changes:

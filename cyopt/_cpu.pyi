@@ -47,6 +47,7 @@ def perform(
     pairs: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
 ) -> None: ...
 def take_up(
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]],
     pairs: list[tuple[Array, Array]],
     changes: list[tuple[Version, dict[str, Any], dict[str, Any]]],
     owner: object,

@@ -12,6 +12,7 @@ from cyopt import _cpu
 from cyopt._version import __version__
 from cyopt.arrays import Array, as_array, as_own, assign, check_like, to_host
 from cyopt.cuda.arrays import DeviceArray
+from cyopt.cuda.arrays import take_up as take_up_on_gpu
 from cyopt.hyper import CHOICES, FLAGS, INITIAL, UNSAVED
 from cyopt.measured import NOT_MEASURED
 from cyopt.parameters import ParameterList, Spec
@@ -80,13 +81,14 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     pairs = [(array, _filled_like(array, value)) for array, value in places]
     waiting = copy.deepcopy({name: state[name] for name in state if name not in known})
     on_cpu = [pair for pair in pairs if not isinstance(pair[0], DeviceArray)]
+    on_gpu: list[Any] = [p for p in pairs if isinstance(p[0], DeviceArray) and p[0].size]
     for parameters in lists:
         if parameters.device is not None:
             parameters.drop_plan()  # which was made for the old counts
-    _cpu.take_up(on_cpu, groups, opt, waiting)
-    for array, filled in pairs:
-        if isinstance(array, DeviceArray):
-            array.copy_from(filled)
+    if on_gpu:
+        take_up_on_gpu(on_gpu, on_cpu, groups, opt, waiting)
+    else:
+        _cpu.take_up([], on_cpu, groups, opt, waiting)
 
 
 def _filled_like(array: Array, value: Any) -> Array:

@@ -51,7 +51,8 @@ class SGD(Optimizer):
     - cast_grads: gradients of float32 parameters may be float64; each element is rounded once
     - capturable: a CUDA graph may hold a step, and each replay is one: the GPU counts them, and
       computes from its counts what changes, such as bias corrections. `step` returns None, and
-      `steps` waits for the GPU. A graph keeps the hyperparameters and addresses of its capture
+      `steps` waits for the GPU. A graph keeps the hyperparameters and addresses of its capture;
+      the optimizer must live as long
     - ema: decay d of an average a of each parameter, `opt.averages[name]`: after a step
       `a = d*a + (1 - d)*p`; unchanged where the gradient is None. `ema_init` says where it starts:
       "params", as a copy of p before p's first step, or "zeros"

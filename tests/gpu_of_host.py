@@ -91,6 +91,13 @@ class Device:
     def copy(self, target, source, nbytes, stream):
         return self._do, ("copy", stream, copy, target, source, nbytes)
 
+    def copy_compiled(self, target, source, nbytes):
+        return self._compiled, ("copy", 1, copy, target, source, nbytes)
+
+    def _compiled(self, *args):
+        self._do(*args)
+        return 0
+
     def is_capturing(self, stream):
         return self.graph is not None
 

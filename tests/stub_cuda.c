@@ -327,7 +327,8 @@ int cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t
         dladdr((void *)cuInit, &info);
         self = dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD);
     }
-    *function = dlsym(self, name);
+    /* Of one name the driver gives the newest version. */
+    *function = dlsym(self, strcmp(name, "cuGetProcAddress") ? name : "cuGetProcAddress_v2");
     if (status)
         *status = *function ? 0 : 1;
     return *function ? 0 : CUDA_ERROR_NOT_FOUND;

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from cyopt import _cpu
 from cyopt.cuda import driver, libraries
 
 
@@ -166,6 +168,16 @@ class DeviceArray:
 
     def __repr__(self) -> str:
         return f"DeviceArray({self.dtype.name} of shape {self.shape} on GPU {self.device})"
+
+
+def take_up(pairs: Sequence[tuple[DeviceArray, DeviceArray]], *rest: Any) -> None:
+    """`cyopt._cpu.take_up`, which copies these arrays as well, each from one with its strides."""
+    device = driver.device(pairs[0][0].device)
+    device.wait()
+    with device:
+        copies = [device.copy_compiled(to.address, of.address, to.nbytes) for to, of in pairs]
+        _cpu.take_up(copies, *rest)
+        device.wait()
 
 
 def _ordinal(value: Any, interface: dict[str, Any]) -> int:

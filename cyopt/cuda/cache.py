@@ -87,5 +87,5 @@ def kernel(source: Source, ordinal: int) -> Any:
 
     device = driver.device(ordinal)
     code = cubin(source, device.compute_capability)
-    with device:
+    with device.beside_captures():
         return ObjectCode.from_cubin(code).get_kernel(compiler.entry(code))

@@ -14,6 +14,7 @@ from cyopt.cuda import cache, measure
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.driver import THREADS, Call, Device, Memory
 from cyopt.cuda.layout import (
+    ALL_NORMS,
     CORRECTED,
     CORRECTED_HAT,
     DAMPENED,
@@ -22,10 +23,13 @@ from cyopt.cuda.layout import (
     DECISION_BYTES,
     FAN,
     GRAD,
+    GRAD_NORM,
     GRAD_SQUARES,
     HYPER,
     HYPER_NUMBERS,
     LANES,
+    MEASURED,
+    NO_NORM,
     NOTHING,
     OLD,
     PARAM,
@@ -36,6 +40,7 @@ from cyopt.cuda.layout import (
     STEPS,
     SUM_CHUNK,
     UPDATE_SQUARES,
+    WAS_SKIPPED,
 )
 from cyopt.cuda.source import written
 from cyopt.cuda.tables import Table, chunks_of
@@ -46,11 +51,10 @@ DTYPES = ("float32", "float64")
 
 
 class Unknown(NamedTuple):
-    """What the GPU alone knows of the last step, and `Plan.fetch` has to take up."""
+    """That the GPU alone knows the norms of the last step, and `Plan.fetch` has to take them up."""
 
-    counts: bool  # whether it counted
-    grad_norm: bool  # the norm of its gradients
-    norms: bool  # the other norms as well
+    counts: bool  # and whether it counted
+    when: int  # of several, which is the last
 
 
 def hyper_numbers(hyper: Hyper, copies: bool, count: int | None) -> list[float]:
@@ -101,7 +105,8 @@ class Decision:
         self._old: list[Memory] = []
         self._given: list[int] | None = None
         self._tables, self._memory = Table(device, (0,)), device.allocate(0)
-        self._kept: list[Table | Memory] = []  # former ones of these, which graphs use
+        self._in_graph = False  # whether a graph uses these
+        self._kept: list[Table | Memory] = []  # former ones, which graphs use
 
     def set_hypers(
         self,
@@ -140,12 +145,20 @@ class Decision:
         self._counters.host[len(counts) :] = report.view(np.int64)
         self._counters.changed = True
 
-    def counters(self) -> tuple[Numbers, Numbers]:
-        """The counts and the report as they are on the GPU, which is waited for."""
+    def read(self) -> tuple[Numbers, int, Numbers]:
+        """The counts, the steps, and what was measured, in the order of `cyopt.measured`.
+
+        As they are on the GPU, which is waited for.
+        """
         host = np.empty_like(self._counters.host)
         self._device.download(host, self._counters.address)
         n = len(self._params)
-        return host[:n], host[n:].view(np.float64)
+        report = host[n:].view(np.float64)
+        skipped, level = report[WAS_SKIPPED], report[MEASURED]
+        norm = [math.sqrt(report[i]) for i in (GRAD_SQUARES, UPDATE_SQUARES, PARAM_SQUARES)]
+        moved = norm[1:] if level == ALL_NORMS and not skipped else [-1, -1]
+        measured = [norm[0] if level >= GRAD_NORM else -1, *moved, skipped]
+        return host[:n], int(report[STEPS]), np.array(measured, np.float64)
 
     def prepare(self, given: list[int], captured: bool) -> None:
         """Make the tables for a step in which these parameters have gradients.
@@ -154,8 +167,10 @@ class Decision:
         """
         if given == self._given:
             return
-        if captured:
+        self._given = None  # unless all that follows comes to its end
+        if self._in_graph or captured:  # nothing may be freed during a capture
             self._kept += [self._tables, self._memory]
+        self._in_graph = False
         dtypes = [self._params[i].dtype.name for i in given]
         self._members = [
             i for d in DTYPES for i, own in zip(given, dtypes, strict=True) if own == d
@@ -178,19 +193,27 @@ class Decision:
         """All that changed; a graph goes on counting from the counters as they are."""
         self._hypers.upload(stream, captured)
         self._tables.upload(stream, captured)
+        self._in_graph |= captured
         if not captured:
             self._counters.upload(stream)
 
-    def decide(self, stream: int, measures: bool) -> list[Call]:
-        """Launches that measure the gradients, if asked to, and decide."""
+    def clear(self, stream: int) -> list[Call]:
+        """What `decide` finds cleared."""
+        return [self._device.clear(self._decisions.address, self._n_bytes, stream)]
+
+    def decide(self, stream: int, measures: bool, norms: bool) -> list[Call]:
+        """Launches that measure the gradients, if asked to, and decide.
+
+        `norms` tells the report that the others are measured as well.
+        """
         launch = partial(self._launch, stream)
-        calls = [self._device.clear(self._decisions.address, self._n_bytes, stream)]
-        calls += self._measure(stream, GRAD, SIZE, GRAD_SQUARES) if measures else []
+        calls = self._measure(stream, GRAD, SIZE, GRAD_SQUARES) if measures else []
         ranges = [row for row in self._ranges.items() if row[1][0] < row[1][1]]
         for dtype, (first, last) in ranges or [("float64", (0, 0))]:
             tables = (self._rows.address, self._entries, len(self._members), first, last)
             own = (self._memory.address + 8 * self._sums.per_array, self._counters.address)
-            leads = int(last == len(self._members))
+            measured = ALL_NORMS if norms else GRAD_NORM if measures else NO_NORM
+            leads = measured if last == len(self._members) else 0
             calls.append(
                 launch(
                     measure.decide, dtype, max(last - first, 1), *tables, *own, self._report, leads

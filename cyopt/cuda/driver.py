@@ -60,7 +60,7 @@ def _check(driver: Any, result: tuple[Any, ...]) -> Any:
     if status != driver.CUresult.CUDA_SUCCESS:
         name, text = driver.cuGetErrorName(status)[1], driver.cuGetErrorString(status)[1]
         if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-            raise MemoryError("the GPU has no memory left for state arrays")
+            raise MemoryError("the GPU has no memory left")
         raise RuntimeError(f"the CUDA driver says {name.decode()}: {text.decode()}")
     return values[0] if values else None
 
@@ -108,7 +108,7 @@ class Memory:
 
 
 def _free(address: int, ordinal: int) -> None:
-    with device(ordinal):
+    with device(ordinal).beside_captures():
         _call("cuMemFree", address)
 
 
@@ -137,7 +137,7 @@ class Device:
             _call("cuCtxPopCurrent")
 
     @contextmanager
-    def _beside_captures(self) -> Iterator[None]:
+    def beside_captures(self) -> Iterator[None]:
         """What is called here is no part of a graph, and may be called while one is captured."""
         with self:
             relaxed = _driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
@@ -149,7 +149,7 @@ class Device:
 
     def allocate(self, nbytes: int) -> Memory:
         """New memory, aligned to 256 bytes."""
-        with self._beside_captures():
+        with self.beside_captures():
             return Memory(int(_call("cuMemAlloc", max(nbytes, 1))), self.ordinal)
 
     def clear_now(self, address: int, nbytes: int) -> None:
@@ -185,8 +185,8 @@ class Device:
 
     def pinned(self, shape: tuple[int, ...]) -> Pinned:
         """New host memory that `upload_async` copies from."""
-        with self._beside_captures():
-            return Pinned(shape)
+        with self.beside_captures():
+            return Pinned(int(_call("cuMemAllocHost", 8 * math.prod(shape))), shape, self.ordinal)
 
     def upload_async(self, address: int, pinned: Pinned, stream: int) -> None:
         """Copy pinned host memory to the GPU in the order of a stream."""
@@ -213,6 +213,10 @@ class Device:
         """A copy within the GPU in the order of a stream, to be called."""
         return _call, ("cuMemcpyDtoDAsync", target, source, nbytes, stream)
 
+    def copy_compiled(self, target: int, source: int, nbytes: int) -> Call:
+        """A copy on the default stream, to be called: it runs no bytecode, and returns 0."""
+        return _compiled_copy(), (target, source, nbytes, LEGACY_STREAM)
+
     def launch(self, kernel: Any, blocks: int, stream: int, *args: Any) -> Call:
         """The start of a kernel, to be called."""
         from cuda.core import launch
@@ -223,13 +227,24 @@ class Device:
 class Pinned:
     """Host memory of 64-bit integers that the GPU copies from by itself."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        from cuda.core import LegacyPinnedMemoryResource
-
-        self._buffer = LegacyPinnedMemoryResource().allocate(8 * math.prod(shape))
-        self.address = int(self._buffer.handle)
-        numbers = (ctypes.c_int64 * math.prod(shape)).from_address(self.address)
+    def __init__(self, address: int, shape: tuple[int, ...], device: int) -> None:
+        self.address = address
+        numbers = (ctypes.c_int64 * math.prod(shape)).from_address(address)
         self.array = np.ctypeslib.as_array(numbers).reshape(shape)
+        weakref.finalize(self, _free_host, address, device)
+
+
+def _free_host(address: int, ordinal: int) -> None:
+    with device(ordinal).beside_captures():
+        _call("cuMemFreeHost", address)
+
+
+@cache
+def _compiled_copy() -> Callable[..., int]:
+    """The driver's function itself: those of cuda.bindings are half in Python."""
+    address = _call("cuGetProcAddress", b"cuMemcpyDtoDAsync", MIN_DRIVER, 0)
+    types = ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p
+    return ctypes.CFUNCTYPE(ctypes.c_int, *types)(int(address))
 
 
 @cache

@@ -13,12 +13,12 @@ from cyopt import trees
 from cyopt.cuda import libraries
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.plan import Plan
-from cyopt.hyper import Hyper
+from cyopt.hyper import Hyper, check_rounded
 
 if TYPE_CHECKING:
     from cyopt.parameters import Layout
 
-_MOST = 64  # plans; each is some tables on the GPU
+_MOST = 64  # plans; each is some tables on the GPU, and dense copies of strided gradients
 _plans: dict[Hashable, KeptPlan] = {}
 
 
@@ -28,9 +28,10 @@ class KeptPlan(Plan):
     def keep(self, key: Hashable, arrays: list[Any]) -> None:
         """Keep it for calls with these arrays, in the place of the oldest one if there are many."""
         self._arrays = libraries.places(arrays)
+        self._dtypes = {param.dtype for param in self._params}
         self._node = trees.structure(self._params)
         if len(_plans) >= _MOST and key not in _plans:
-            del _plans[next(iter(_plans))]
+            _plans.pop(next(iter(_plans)), None)
         _plans[key] = self
 
     def lies_at(self, arrays: list[Any]) -> bool:
@@ -44,6 +45,10 @@ class KeptPlan(Plan):
 
         True, or False if it was skipped; else None, and nothing is done.
         """
+        if not all(grad is None or libraries.is_on_gpu(grad) for grad in grads):
+            return None
+        for dtype in self._dtypes:
+            check_rounded(hyper, dtype)
         self._begin(params, hyper, step)
         try:
             self._lend(grads)  # which may be used on other streams than the last ones

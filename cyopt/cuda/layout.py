@@ -22,7 +22,9 @@ CLIP_NORM, CLIP_EPS, PER_ARRAY, SKIP, COPIES, CHANGES, HYPER_NUMBERS = 21, 22, 2
 NOTHING, DAMPENED, DECAYED, CORRECTED, CORRECTED_HAT = 0, 1, 2, 3, 4
 
 # What a step reports, in double.
-GRAD_SQUARES, UPDATE_SQUARES, PARAM_SQUARES, WAS_SKIPPED, STEPS, REPORT_NUMBERS = range(6)
+GRAD_SQUARES, UPDATE_SQUARES, PARAM_SQUARES, WAS_SKIPPED, STEPS, MEASURED, REPORT_NUMBERS = range(7)
+# Values of MEASURED: which of the sums are of this step.
+NO_NORM, GRAD_NORM, ALL_NORMS = 1, 2, 3
 
 # Sums of squares, as `cyopt.rules.square_sum` has them; a thread has one of the lanes of a chunk.
 SUM_CHUNK, LANES = 4096, 16

@@ -44,7 +44,8 @@ def of(value: Any) -> Library:
 
 @lru_cache(1024)
 def _of_type(cls: type) -> Library:
-    return _LIBRARIES.get(cls.__module__.split(".")[0], _OTHER)
+    roots = (base.__module__.split(".")[0] for base in cls.__mro__)  # subclasses may be anyone's
+    return next((_LIBRARIES[root] for root in roots if root in _LIBRARIES), _OTHER)
 
 
 def is_on_gpu(value: Any) -> bool:
@@ -141,7 +142,8 @@ def _torch_identity(value: Any) -> Identity:
 
 
 def _torch_stream(value: Any, device: int) -> int:
-    if (exchange := _exchange(type(value))) is not None:
+    exchange = _exchange(type(value))  # type: ignore[arg-type]  # as in `of`
+    if exchange is not None:
         return exchange.stream(device) or LEGACY_STREAM
     handle: int = sys.modules["torch"].cuda.current_stream(device).cuda_stream
     return handle or LEGACY_STREAM
@@ -153,7 +155,7 @@ def _cupy_identity(value: Any) -> Identity:
 
 
 def _cupy_stream(value: Any, device: int) -> int:
-    handle: int = sys.modules["cupy"].cuda.get_current_stream().ptr
+    handle: int = sys.modules["cupy"].cuda.get_current_stream(device).ptr
     return handle or LEGACY_STREAM
 
 

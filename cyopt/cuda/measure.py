@@ -33,6 +33,7 @@ from cyopt.cuda.layout import (
     LANES,
     LR,
     LR_DECAY,
+    MEASURED,
     NONFINITE,
     PER_ARRAY,
     ROW_BYTES,
@@ -139,7 +140,8 @@ def decide(table, entries, n, first, last, sums, counts, report, leads):  # type
     """What the parameters of the entries from `first` to `last` do in this step.
 
     An entry is the row of a parameter that has a gradient, and in its lower part the place of its
-    sum. Who leads writes the report, of which the steps of the optimizer are a part.
+    sum. Who leads writes the report, of which the steps of the optimizer are a part: `leads` is
+    then what is measured in this step.
     """
     thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     skipped = 0
@@ -153,6 +155,7 @@ def decide(table, entries, n, first, last, sums, counts, report, leads):  # type
     norm = sqrt_double(load_double(report + 8 * GRAD_SQUARES))
     if thread == 0 and leads != 0:
         store_double(report + 8 * WAS_SKIPPED, float(skipped))
+        store_double(report + 8 * MEASURED, float(leads))
         steps = load_double(report + 8 * STEPS)
         store_double(report + 8 * STEPS, add_double(steps, float(1 - skipped)))
     if first + thread < last:

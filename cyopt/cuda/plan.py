@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
-from itertools import chain
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,18 +20,13 @@ from cyopt.cuda.layout import (
     AVERAGE,
     COLUMNS,
     GRAD,
-    GRAD_SQUARES,
     PARAM,
-    PARAM_SQUARES,
     SIZE,
     STATE,
-    STEPS,
-    UPDATE_SQUARES,
-    WAS_SKIPPED,
 )
 from cyopt.cuda.moved import Moved
 from cyopt.cuda.source import Variant
-from cyopt.cuda.streams import Streams
+from cyopt.cuda.streams import Streams, check_capture
 from cyopt.cuda.tables import Table
 from cyopt.hyper import Hyper
 from cyopt.measured import NOT_MEASURED, PENDING, Done
@@ -41,6 +35,7 @@ if TYPE_CHECKING:
     from cyopt.parameters import Layout
 
 _NOTHING = np.array(NOT_MEASURED)
+_STEPS = count(1)
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -202,7 +197,7 @@ class Plan:
     def _make_batches(self) -> list[Batch]:
         members: dict[Variant, dict[Hashable, list[int]]] = {}
         if not self._decides:
-            self.fetch()
+            self._fetch_counts()
         for i in self._given:
             if self._params[i].size:
                 numbers = () if self._decides else (self._group_of[i], int(self._counts[i]))
@@ -223,31 +218,28 @@ class Plan:
         )
 
     def _check_capture(self) -> None:
-        if not self._capturable:
-            raise RuntimeError(
-                "the stream is captured into a CUDA graph, whose replays would repeat this step's"
-                " numbers, such as bias corrections, and count no step; make the optimizer with"
-                " capturable=True, or step outside of the graph"
-            )
-        if not self._current:
-            raise RuntimeError(
-                "the stream is captured into a CUDA graph, but this optimizer has made no step yet"
-                " since it was made or loaded; make one first, which prepares what the graph holds"
-            )
+        check_capture(self._capturable, self._current)
 
     def _launch(self, stream: int, captured: bool) -> Done:
-        """Upload what changed, launch, and count; nothing is waited for."""
+        """Upload what changed, launch, and count; nothing is waited for.
+
+        First come the calls that are functions of Python, in which a signal handler may raise:
+        what they do changes no step. Launches are compiled.
+        """
         return self._decided(stream, captured) if self._decides else self._plain(stream)
 
     def _plain(self, stream: int) -> bool:
         """A step whose scalars the host knows."""
-        self.fetch()
+        self._fetch_counts()
         self._upload(stream)
         self._current = False
-        calls = self._gather(stream)
-        for batch in self._batches:
-            calls += self._calls(batch, stream)
+        calls = [
+            self._begin_average(i, stream) for batch in self._batches for i in self._begun(batch)
+        ]
+        calls += self._gather(stream)
+        calls += [self._update(batch, stream, *self._scalars(batch)) for batch in self._batches]
         _cpu.perform(calls, [*self._counted(), (self._measured, _NOTHING)])
+        self._unknown = None
         return True
 
     def _decided(self, stream: int, captured: bool) -> Done:
@@ -257,24 +249,24 @@ class Plan:
             self._decision = Decision(self._device, *arrays)
         unseen = self._capturable or any(h.skip_nonfinite for h in self._of_given())
         if not unseen:
-            self.fetch()  # which waits if the host does not know the counts
+            self._fetch_counts()
         decision, norms, measures = self._decision, self._norms, self._measures
         copies = [not layout.average_from_zeros for layout in self._layouts]
         decision.set_hypers(self._hypers, copies, self._given, None if unseen else self._counts)
-        decision.prepare(self._given, self.captured)
+        decision.prepare(self._given, captured)
         if not self._current:
             decision.set_counters(self._counts, int(self._steps[0]))
-        calls = self._gather(stream) + decision.decide(stream, measures)
-        if norms:
-            calls += decision.keep_old(stream)
+        calls = decision.clear(stream) + (decision.keep_old(stream) if norms else [])
+        calls += self._gather(stream) + decision.decide(stream, measures, norms)
         calls += [self._update(batch, stream) for batch in self._batches]
         if norms:
             calls += decision.measure_change(stream)
         self._upload(stream, captured)
         decision.upload(stream, captured)
+        self._current = False  # unless all that follows comes to its end
         _cpu.perform(calls, [] if unseen else self._counted())
         self._current, self.captured = True, self.captured or captured
-        self._unknown = Unknown(unseen, measures, norms)
+        self._unknown = Unknown(unseen, next(_STEPS))
         return PENDING if unseen else True
 
     def _upload(self, stream: int, captured: bool = False) -> None:
@@ -295,46 +287,55 @@ class Plan:
             (self._steps, np.array([now], np.int64)),
         ]
 
+    @property
+    def pending(self) -> int:
+        """The number, among the steps of all plans, of the one that `fetch` waits for; or 0."""
+        return self._unknown.when if self._unknown is not None else 0
+
+    def _fetch_counts(self) -> None:
+        """Wait for the GPU if it alone knows the counts."""
+        if self._unknown is not None and self._unknown.counts:
+            self.fetch()
+
     def fetch(self) -> None:
         """Wait for the GPU, and take up what the last steps measured and whether they counted."""
-        if self._unknown is None or self._decision is None:
+        unknown = self._unknown
+        if unknown is None or self._decision is None:
             return
-        counts, report = self._decision.counters()
-        skipped = report[WAS_SKIPPED] != 0
-        norm = [math.sqrt(report[i]) for i in (GRAD_SQUARES, UPDATE_SQUARES, PARAM_SQUARES)]
-        moved = norm[1:] if self._unknown.norms and not skipped else [-1, -1]
-        measured = [norm[0] if self._unknown.grad_norm else -1, *moved, skipped]
-        pairs = [(self._measured, np.array(measured, np.float64))]
-        if self._unknown.counts:
-            now = counts[0] if self._keyed else int(report[STEPS])
+        counts, steps, measured = self._decision.read()
+        pairs = [(self._measured, measured)]
+        if unknown.counts:
+            now = counts[0] if self._keyed else steps
             pairs += [(self._counts, counts), (self._steps, np.maximum(self._steps, now))]
         _cpu.perform([], pairs)
-        if not self.captured:
+        # Another thread may have made a step meanwhile.
+        if not self.captured and self._unknown is unknown:
             self._unknown = None
 
-    def _calls(self, batch: Batch, stream: int) -> list[Call]:
-        """What a batch takes whose scalars the host knows."""
-        numbers: list[Any] = []
+    def _scalars(self, batch: Batch) -> list[Any]:
+        """What its kernel takes as arguments where the host knows the step."""
+        numbers = []
         for i in batch.sets:
             hyper, t = self._hypers[self._group_of[i]], int(self._counts[i]) + 1
             numbers += _cpu.rounded(hyper, t, batch.source.scalars, batch.source.dtype)
-        calls = [self._update(batch, stream, *numbers)]
-        if any(map(self._begins, batch.sets)):  # all members of a set have made as many steps
-            begins = filter(self._begins, batch.members)
-            calls[:0] = [self._begin_average(i, stream) for i in begins]
-        return calls
+        return numbers
 
     def _update(self, batch: Batch, stream: int, *numbers: Any) -> Call:
         """The launch of a batch, with the scalars that its kernel takes as arguments."""
         if stream not in batch.launches:
             tables = self._rows.address, self._chunks.address + 8 * batch.first_chunk
-            args = (batch.n_chunks, stream, *map(np.int64, tables))
-            batch.launches[stream] = self._device.launch(batch.kernel, *args)
+            where = batch.kernel, batch.n_chunks, stream
+            batch.launches[stream] = self._device.launch(*where, *map(np.int64, tables))
         launch, args = batch.launches[stream]
         return launch, (*args, *numbers)
 
+    def _begun(self, batch: Batch) -> list[int]:
+        """The parameters whose average begins in this step, as a copy of the parameter."""
+        return (
+            list(filter(self._begins, batch.members)) if any(map(self._begins, batch.sets)) else []
+        )
+
     def _begins(self, i: int) -> bool:
-        """Whether the average begins in this step, as a copy of the parameter."""
         from_zeros = self._layouts[self._group_of[i]].average_from_zeros
         return self._averages[i] is not None and self._counts[i] == 0 and not from_zeros
 

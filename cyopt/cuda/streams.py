@@ -52,14 +52,32 @@ class Streams:
             stream, others = handles[0], set(handles[1:]) - {handles[0]}
         else:
             stream, others = libraries.stream_handle(given), set()
-        # The default stream cannot be captured; asking is a call of the driver.
-        captured = stream != libraries.LEGACY_STREAM and self._device.is_capturing(stream)
-        if captured:
-            can_be_captured()
         with self._device:
+            # The default stream cannot be captured; asking is a call of the driver.
+            captured = stream != libraries.LEGACY_STREAM and self._device.is_capturing(stream)
+            if captured:
+                can_be_captured()
             for other in others:
                 self._device.order(stream, other)
             result = action(*args, stream, captured)
             for other in others:
                 self._device.order(other, stream)
         return result
+
+
+def check_capture(capturable: bool, is_ready: bool) -> None:
+    """Raise RuntimeError where a graph must not hold a step.
+
+    `is_ready` says that the GPU has the counters, and that all that a step allocates is there.
+    """
+    if not capturable:
+        raise RuntimeError(
+            "the stream is captured into a CUDA graph, whose replays would repeat this step's"
+            " numbers, such as bias corrections, and count no step; step outside of the graph, or"
+            " by an optimizer such as cyopt.Adam, made with capturable=True"
+        )
+    if not is_ready:
+        raise RuntimeError(
+            "the stream is captured into a CUDA graph, but this optimizer has made no step yet"
+            " since it was made or loaded; make one first, which prepares what the graph holds"
+        )

@@ -1,0 +1,204 @@
+"""Faults that readers of cyopt.cuda found, each by what it did; see gpu_of_host.py."""
+
+import sys
+import threading
+import types
+
+import numpy as np
+import pytest
+from gpu_of_host import HostArray, replay
+from gpu_pair import Pair
+from same_bits import same_bits
+
+import cyopt
+from cyopt.cuda import libraries
+
+
+def one(**options):
+    """An optimizer of one parameter, and its gradient."""
+    param, grad = np.ones(4, np.float32), np.ones(4, np.float32)
+    return cyopt.Adam([HostArray(param)], **options), [HostArray(grad)]
+
+
+@pytest.mark.parametrize("allocation", [1, 2])
+def test_a_step_after_one_for_which_there_was_no_memory(gpu, monkeypatch, allocation):
+    pair = Pair(clip_norm=0.1, skip_nonfinite=True)
+    pair.step()
+    allocate, n = gpu.allocate, 0
+
+    def refuse(nbytes):
+        nonlocal n
+        n += 1
+        if n == allocation:
+            raise MemoryError
+        return allocate(nbytes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "allocate", refuse)
+        with pytest.raises(MemoryError):
+            pair.opt.step([*pair.own_grads[:1], *[None] * len(pair.own_grads[1:])])
+    for _ in range(2):
+        pair.step()
+        pair.same()
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"eps": 1e-60}, {"betas": (0.9, 1 - 1e-12)}, {"lr": 1e60}], ids=str
+)
+def test_numbers_that_round_to_others_are_refused_in_a_later_call(gpu, numbers):
+    arrays = [HostArray(np.full(4, x, np.float32)) for x in (1, 1, 0, 0)]
+    cyopt.adam_(*arrays, step=1)
+    before = arrays[0].array.copy()
+    with pytest.raises(ValueError, match="float32"):
+        cyopt.adam_(*arrays, step=2, **numbers)
+    assert same_bits(arrays[0].array, before)
+
+
+def test_a_gradient_on_the_cpu_in_a_later_call(gpu):
+    w, g, *state = [HostArray(np.full(4, x, np.float32)) for x in (1, 1, 0, 0)]
+    cyopt.adam_(w, g, *state, step=1)
+    with pytest.raises(ValueError, match="gradient of '0' is on the CPU"):
+        cyopt.adam_(w, g.array, *state, step=2)
+
+
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize("options", [{"clip_norm": 0.1}, {}], ids=str)
+def test_norms_are_not_waited_for(gpu, monkeypatch, options, norms):
+    opt, grads = one(**options)
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "download", None)
+        for _ in range(3):
+            opt.step(grads, norms=norms)
+        opt.clip_norm = None
+        opt.step(grads)
+        assert opt.grad_norm is None
+    opt.clip_norm = 0.1
+    opt.step(grads)
+    assert opt.grad_norm == 2.0
+
+
+def test_a_step_of_another_thread_while_counts_are_fetched(gpu, monkeypatch):
+    opt, grads = one(skip_nonfinite=True)
+    opt.step(grads)
+    download = gpu.download
+
+    def slow(host, address):
+        download(host, address)
+        monkeypatch.setattr(gpu, "download", download)
+        trainer = threading.Thread(target=opt.step, args=(grads,))
+        trainer.start()
+        trainer.join()
+
+    monkeypatch.setattr(gpu, "download", slow)
+    assert opt.steps == 1
+    assert opt.steps == 2
+    assert opt.state_dict()["state"]["0"]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "norms"),
+    [
+        ({"ema": 0.5, "zero_grads": True}, False),
+        ({"clip_norm": 0.1}, True),
+        ({"skip_nonfinite": True, "zero_grads": True}, True),
+    ],
+    ids=str,
+)
+def test_an_interrupt_in_a_function_of_python(gpu, monkeypatch, options, norms):
+    """Those that clear and copy; launches are compiled, so no signal handler runs in them."""
+    do, n = gpu._do, 0
+
+    def interrupted(name, *args):
+        nonlocal n
+        n += name in ("clear", "copy")
+        if n == last:
+            raise KeyboardInterrupt
+        do(name, *args)
+
+    last, interrupts = 1, True
+    while interrupts:
+        pair = Pair(shapes=[(6, 6), (3,)], **options)
+        wide = np.array(pair.grads[0]).repeat(2, axis=1)
+        pair.own_grads[0] = HostArray(wide[:, ::2])
+        before = [wide.copy(), pair.opt.state_dict()["steps"]]
+        with monkeypatch.context() as patch:
+            patch.setattr(gpu, "_do", interrupted)
+            n, interrupts = 0, False
+            try:
+                pair.opt.step(pair.own_grads, norms=norms)
+            except KeyboardInterrupt:
+                interrupts = True
+        if interrupts:
+            assert same_bits(wide, before[0])
+            assert pair.opt.steps == before[1]
+            pair.opt.step(pair.own_grads, norms=norms)
+        pair.cpu.step(pair.grads, norms=norms)
+        pair.same()
+        last += 1
+    assert last > 2
+
+
+def test_what_was_measured_is_of_the_last_step_of_all_keys(gpu):
+    good, bad = (HostArray(np.full(4, x, np.float32)) for x in (0.5, np.nan))
+    opt = cyopt.Adam(skip_nonfinite=True)
+    params = {k: HostArray(np.ones(4, np.float32)) for k in "ab"}
+    for key, grad in (("a", good), ("b", good), ("a", bad)):
+        opt.update(key, params[key], grad)
+    assert opt.skipped
+    assert np.isnan(opt.grad_norm)
+    for key, grad in (("a", bad), ("b", good)):
+        opt.update(key, params[key], grad)
+    assert opt.grad_norm == 1.0
+
+
+def test_what_is_loaded_is_copied_by_compiled_calls(gpu, monkeypatch):
+    opt, grads = one(ema=0.9)
+    saved = opt.state_dict()
+    opt.step(grads)
+    for name in ("copy", "copy_now"):
+        monkeypatch.setattr(gpu, name, None)
+    opt.load_state_dict(saved)
+    assert opt.steps == 0
+    assert not opt.state["0"]["exp_avg"].copy_to_host().any()
+
+
+def test_norms_are_those_of_the_last_replay(gpu):
+    opt, grads = one(capturable=True)
+    opt.step(grads, stream=11)
+    without, _ = gpu.capture(opt.step, grads, stream=11)
+    opt.step(grads, norms=True, stream=11)
+    measuring, _ = gpu.capture(opt.step, grads, norms=True, stream=11)
+    assert opt.grad_norm == 2.0
+    replay(without)
+    assert opt.grad_norm is opt.update_norm is opt.param_norm is None
+    grads[0].array *= 3
+    replay(measuring)
+    assert opt.grad_norm == 6.0
+    assert opt.param_norm > 1
+
+
+def test_nothing_is_kept_for_steps_that_no_graph_holds(gpu):
+    pair = Pair(capturable=True)
+    pair.opt.step(pair.own_grads, stream=11)
+    gpu.capture(pair.opt.step, pair.own_grads, stream=11)
+    kept = pair.opt._lists[None].plan._decision._kept
+    for i in range(20):
+        pair.opt.step([None if i % 2 else g for i, g in enumerate(pair.own_grads)], stream=11)
+        pair.opt.step(pair.own_grads, stream=11)
+    assert len(kept) <= 4
+
+
+def test_a_subclass_is_of_the_library_of_its_base():
+    base = type("Tensor", (), {"__module__": "torch"})
+    own = type("Parameter", (base,), {"__module__": "somebodys.model"})
+    assert libraries.of(own()) is libraries.of(base())
+    assert libraries.of(own()) is not libraries.of(HostArray(np.ones(1)))
+
+
+def test_the_stream_of_cupy_is_that_of_the_device(monkeypatch):
+    stream = {0: types.SimpleNamespace(ptr=0), 1: types.SimpleNamespace(ptr=7)}
+    cuda = types.SimpleNamespace(get_current_stream=lambda device: stream[device])
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=cuda))
+    array = type("ndarray", (), {"__module__": "cupy"})()
+    assert libraries.of(array).stream(array, 1) == 7
+    assert libraries.of(array).stream(array, 0) == libraries.LEGACY_STREAM
