@@ -66,20 +66,21 @@ test-cuda: .venv-cuda/built  ## The tests of the code for GPUs, compiled and run
 
 # With what the machine has of torch and CuPy; GPU_PEERS is what pip is asked for, empty for none.
 # The driver is asked where arrays lie, and refuses some; what it refuses raises, or is expected.
-# racecheck is slow, and one variant of each kind of kernel shows it all there is to see.
+# racecheck is slow, and looks at shared memory, of which the kernels use none: one test tells.
 GPU_PEERS ?= cupy-cuda13x torch
 SANITIZER = .venv-gpu/lib/python*/site-packages/nvidia/cu13/bin/compute-sanitizer
 test-gpu: .venv-gpu/built  ## The tests that need an NVIDIA GPU, and NVIDIA's sanitizer over them.
 	.venv-gpu/bin/python -m pytest tests/gpu
 	$(SANITIZER) --tool memcheck --report-api-errors no --error-exitcode 1 \
-		.venv-gpu/bin/python -m pytest tests/gpu -k "test_one_pass or (test_bits and weight_decay)"
+		.venv-gpu/bin/python -m pytest tests/gpu -k "test_graph or test_one_pass and all or test_bits and weight_decay"
 	$(SANITIZER) --tool racecheck --error-exitcode 1 \
-		.venv-gpu/bin/python -m pytest tests/gpu -k "test_one_pass and float32 and all"
+		.venv-gpu/bin/python -m pytest tests/gpu -k test_a_run
 
 bench-gpu: .venv-gpu/built  ## Time a step on a GPU beside torch, CuPy and Numba. ARGS="--quick" and others.
 	@mkdir -p bench/results
 	.venv-gpu/bin/python bench --device cuda --json bench/results/local-gpu.json \
 		--plot bench/results/local-gpu.png $(ARGS)
+	.venv-gpu/bin/python bench/gpu_host.py --json bench/results/local-gpu-host.json
 
 .venv-gpu/built: $(SOURCES)
 	@echo "Building cyopt into .venv-gpu with Numba's compiler for GPUs: some minutes."
@@ -139,7 +140,7 @@ lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -m ranks -m scaling -p peers -p hosts
+	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -m gpu_host -m ranks -m scaling -p peers -p hosts
 	$(BIN)/clang-format --dry-run --Werror src_c/* tests/*.c
 
 .venv/built: $(SOURCES)

@@ -45,7 +45,8 @@ class KeptPlan(Plan):
 
         True, or False if it was skipped; else None, and nothing is done.
         """
-        if not all(grad is None or libraries.is_on_gpu(grad) for grad in grads):
+        one_of_each_type = {type(grad): grad for grad in grads if grad is not None}
+        if not all(map(libraries.is_on_gpu, one_of_each_type.values())):
             return None
         for dtype in self._dtypes:
             check_rounded(hyper, dtype)

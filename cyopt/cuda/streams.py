@@ -24,11 +24,16 @@ class Streams:
         The first one of each stream is kept alive.
         """
         first: dict[Any, Any] = {}
-        for array in arrays:
-            library, stream = libraries.of(array), None
-            if not library.has_current_stream:
-                stream = library.stream(array, self._device.ordinal)
-            first.setdefault((library, stream), array)
+        arrays = list(arrays)
+        one_of = dict(zip(map(type, reversed(arrays)), reversed(arrays), strict=True))
+        for cls in dict.fromkeys(map(type, arrays)):
+            library = libraries.of(one_of[cls])
+            if library.has_current_stream:
+                first.setdefault(library, one_of[cls])
+            else:
+                for array in arrays:
+                    if type(array) is cls:
+                        first.setdefault(library.stream(array, self._device.ordinal), array)
         self._lenders = list(first.values())
 
     def give_back(self) -> None:

@@ -79,9 +79,9 @@ class _Steps:
                 state, is_new = self._state_of(p, slots)
                 members = calls.setdefault((self._done(state, is_new) + 1, p.device), [])
                 members.append((p, state, is_new))
+        names = ("param", "grad", *slots)
         for (step, _), members in calls.items():
             rows = [_arrays(p, [state[slot] for slot in slots]) for p, state, _ in members]
-            names = ("param", "grad", *slots)
             columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
             type(self)._function(**columns, step=step, **numbers)
             self._count(members)
@@ -89,11 +89,12 @@ class _Steps:
     def _state_of(self, p: Any, slots: tuple[str, ...]) -> tuple[dict[str, Any], bool]:
         """The state of a parameter, and whether it is new: the optimizer's once it made a step."""
         known = self.state.get(p)
-        missing = [slot for slot in slots if known is None or known.get(slot) is None]
-        if known is not None and not missing:
-            return known, False
-        zeros = {slot: torch.zeros_like(p, memory_format=torch.preserve_format) for slot in missing}
-        return {**(known or {}), **zeros}, True
+        state = {} if known is None else known
+        for slot in slots:
+            if state.get(slot) is None:
+                zeros = torch.zeros_like(p, memory_format=torch.preserve_format)
+                state = {**state, slot: zeros}
+        return state, state is not known
 
     def _done(self, state: dict[str, Any], is_new: bool) -> int:
         """How many steps a parameter with this state has made."""
