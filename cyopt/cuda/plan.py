@@ -331,9 +331,9 @@ class Plan:
 
     def _begun(self, batch: Batch) -> list[int]:
         """The parameters whose average begins in this step, as a copy of the parameter."""
-        return (
-            list(filter(self._begins, batch.members)) if any(map(self._begins, batch.sets)) else []
-        )
+        if not any(map(self._begins, batch.sets)):  # its members have made as many steps
+            return []
+        return list(filter(self._begins, batch.members))
 
     def _begins(self, i: int) -> bool:
         from_zeros = self._layouts[self._group_of[i]].average_from_zeros
