@@ -16,7 +16,16 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullLocator
 
 from cyopt.bench.compare import by_workload, default_cyopt, find, times_faster, unique
-from cyopt.bench.implementations import AS_WRITTEN, COPY, CYOPT, DAXPY, DEVICE_COPY, TRIAD, TWIN
+from cyopt.bench.implementations import (
+    AS_WRITTEN,
+    COPY,
+    CYOPT,
+    DAXPY,
+    DEVICE_COPY,
+    HOST_ALONE,
+    TRIAD,
+    TWIN,
+)
 from cyopt.bench.report import count, digits
 from cyopt.bench.run import Record
 from cyopt.bench.workloads import MODELS, short
@@ -48,6 +57,7 @@ def save(path: Path, records: Sequence[Record]) -> list[Path]:
     The sizes are in `path`, and the models in a file whose name ends in `-models`.
     """
     models = path.with_name(f"{path.stem}-models{path.suffix}")
+    records = [r for r in records if r.implementation != HOST_ALONE]  # its time is not the bytes'
     styles = styles_of(unique(r.implementation for r in records))
     files = []
     for file, draw, size, are_models in (
