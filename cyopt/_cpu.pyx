@@ -103,6 +103,17 @@ def prepare(hyper, int64_t t):
     return scalars
 
 
+cdef extern from *:
+    """
+    #define CYOPT_NAME(name) #name,
+    static const char *const cyopt_scalar_names[] = {CYOPT_SCALARS(CYOPT_NAME) NULL};
+    """
+    const char *const cyopt_scalar_names[]
+
+# In the order in which cyopt_scalars has them, one behind the other.
+cdef dict _PLACES = {}
+while cyopt_scalar_names[len(_PLACES)] != NULL:
+    _PLACES[cyopt_scalar_names[len(_PLACES)].decode()] = len(_PLACES)
 cdef dict _NUMBERS = {name: np.zeros((), name) for name in ("float32", "float64")}
 
 
@@ -111,16 +122,17 @@ def rounded(hyper, int64_t t, names, str dtype not None):
     cdef cyopt_hyper h = _hyper(hyper)
     cdef cyopt_scalars x
     cyopt_prepare(&h, t, &x)
-    cdef dict scalars = x
     cdef cnp.ndarray like = _NUMBERS[dtype]
-    cdef double value
+    cdef double *first = &x.s
+    cdef void *number
     cdef float single
     cdef list numbers = []
     for name in names:
-        value = scalars[name]
-        single = <float>value
-        data = <char *>&value if cnp.PyArray_ITEMSIZE(like) == sizeof(double) else <char *>&single
-        numbers.append(cnp.PyArray_ToScalar(data, like))
+        number = first + <ptrdiff_t>_PLACES[name]
+        if cnp.PyArray_TYPE(like) == cnp.NPY_FLOAT32:
+            single = <float>(<double *>number)[0]
+            number = &single
+        numbers.append(cnp.PyArray_ToScalar(number, like))
     return numbers
 
 

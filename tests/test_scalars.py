@@ -10,6 +10,7 @@ from variants import VARIANTS, name
 
 import cyopt
 from cyopt import _cpu, rules
+from cyopt.cuda.layout import SCALARS
 from cyopt.hyper import Hyper
 
 COUNTS = [1, 2, 3, 10, 999, 1000, 2**24 - 1, 2**24, 2**24 + 1, 2**31 + 1, 2**40]
@@ -21,6 +22,20 @@ def test_c_has_the_scalars_of_the_rules(variant):
     hyper = cls(**kwargs).groups[0].at(0)
     for t in COUNTS:
         assert _cpu.prepare(hyper, t) == rules.prepare(hyper, t)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("variant", VARIANTS[::3], ids=name)
+def test_rounded_they_are_numbers_of_numpy(variant, dtype):
+    cls, kwargs = variant
+    hyper = cls(**{**kwargs, "grad_scale": 1e-300}).groups[0].at(0)
+    with np.errstate(over="ignore"):
+        expected = {
+            k: np.dtype(dtype).type(v) for k, v in rules.prepare(hyper, 3).items() if k in SCALARS
+        }
+    assert dtype == "float64" or np.isinf(expected["s"])
+    found = _cpu.rounded(hyper, 3, list(expected), dtype)
+    assert [(type(x), x) for x in found] == [(type(x), x) for x in expected.values()]
 
 
 rates = st.floats(0, 1, exclude_max=True)

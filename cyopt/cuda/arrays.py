@@ -27,11 +27,12 @@ class DeviceArray:
     memory is the GPU's: nothing may look at its elements.
     """
 
-    __slots__ = ("_identity", "device", "owner", "where")
+    __slots__ = ("device", "identity", "owner", "where")
 
     def __init__(self, where: np.ndarray[Any, Any], device: int, owner: Any) -> None:
         self.where, self.device, self.owner = where, device, owner
-        self._identity: libraries.Identity | None = None  # until it is asked for
+        form = where.dtype, where.shape, where.strides, where.flags.writeable, device
+        self.identity: libraries.Identity = self.address, form  # never changes
 
     @classmethod
     def of(cls, value: Any, what: str) -> DeviceArray:
@@ -76,14 +77,6 @@ class DeviceArray:
             "strides": like.strides,
         }
         return cls(np.asarray(_Place(interface)), device, memory)
-
-    @property
-    def identity(self) -> libraries.Identity:
-        """Where it lies, and all else that it is: for good, once it is made."""
-        if self._identity is None:
-            form = self.dtype, self.shape, self.strides, self.flags.writeable, self.device
-            self._identity = self.address, form
-        return self._identity
 
     @property
     def address(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from cyopt import _cpu
@@ -171,11 +172,6 @@ def _own_device(value: Any) -> int:
     return int(value.device)
 
 
-def _own_identity(value: Any) -> Identity:
-    identity: Identity = value.identity
-    return identity
-
-
 def _own_stream(value: Any, device: int) -> int:
     return LEGACY_STREAM
 
@@ -193,5 +189,5 @@ _TORCH = Library(
 _LIBRARIES = {
     "torch": _TORCH,
     "cupy": Library(_interface, _cupy_identity, _cupy_stream, True, _cupy_device),
-    "cyopt": Library(_interface, _own_identity, _own_stream, True, _own_device),
+    "cyopt": Library(_interface, attrgetter("identity"), _own_stream, True, _own_device),
 }
