@@ -1,7 +1,8 @@
 """`python bench/gpu_host.py`: the host's time of an Adam step of arrays on a GPU, many and small.
 
-Until `step` returns, the GPU being idle before; beside it asking each array for its address, as
-each library's fastest way has it, and torch's own step. Medians of interleaved rounds.
+Until `step` returns, in a row of calls before which the GPU is idle; beside it asking each array
+for its address, as each library's fastest way has it, and torch's own step. Medians of interleaved
+rounds.
 """
 
 from __future__ import annotations

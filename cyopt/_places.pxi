@@ -118,16 +118,16 @@ cdef class Places:
         cdef ptrdiff_t i, n = len(self.forms)
         cdef int64_t address
         cdef int64_t numbers[MOST_NUMBERS]
-        cdef int64_t *known = <int64_t *>cnp.PyArray_DATA(self.addresses)
-        cdef cnp.ndarray found = self.addresses
+        cdef cnp.ndarray before = self.addresses, found = before
+        cdef int64_t *known = <int64_t *>cnp.PyArray_DATA(before)
         if len(values) != n:
             return None
         for i in range(n):
             if not self._is_alike(values[i], self.forms[i], &address, numbers):
                 return None
-            if address != known[i] and found is self.addresses:
-                found = self.addresses.copy()
-            if found is not self.addresses:
+            if address != known[i] and found is before:
+                found = before.copy()
+            if found is not before:
                 (<int64_t *>cnp.PyArray_DATA(found))[i] = address
         return found
 

@@ -85,7 +85,7 @@ class Optimizer(Measured, CommonAttributes):
 
     def _fetch(self) -> None:
         """Take up the counters and norms that are known on a GPU only."""
-        for parameters in sorted(self._lists.values(), key=lambda each: each.pending):
+        for parameters in list(self._lists.values()):
             parameters.fetch()
 
     @property

@@ -173,11 +173,6 @@ class ParameterList:
         """The numbers of all parameters together."""
         return sum(math.prod(spec.shape) for spec in self.specs)
 
-    @property
-    def pending(self) -> int:
-        """Which step `fetch` waits for: a later one has a larger number; 0: none."""
-        return self.plan.pending if self.device is not None and self.plan is not None else 0
-
     def fetch(self) -> None:
         """Take up counters and norms that are known on a GPU only."""
         if self.device is not None and self.plan is not None:

@@ -138,6 +138,77 @@ def test_an_interrupt_in_a_function_of_python(gpu, monkeypatch, options, norms):
     assert last > 2
 
 
+@pytest.mark.parametrize("option", ["skip_nonfinite", "capturable"])
+def test_an_interrupt_after_steps_that_the_gpu_alone_counted(gpu, monkeypatch, option):
+    pair = Pair(**{option: True})
+    for _ in range(5):
+        pair.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "clear", lambda *args: (interrupt, ()))
+        with pytest.raises(KeyboardInterrupt):
+            pair.opt.step(pair.own_grads)
+    pair.step()
+    assert pair.opt.steps == 6
+    pair.same()
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_what_was_measured_is_not_that_of_a_step_before_one_that_measures_nothing(gpu):
+    arrays = {key: HostArray(np.ones(4, np.float32)) for key in "ab"}
+    grad, opt = HostArray(np.ones(4, np.float32)), cyopt.Adam(clip_norm=1)
+    for key in "ab":
+        opt.update(key, arrays[key], grad)
+    opt.clip_norm = None
+    opt.update("b", arrays["b"], grad)
+    assert opt.grad_norm is None
+    opt.clip_norm = 1
+    opt.update("a", arrays["a"], grad)
+    opt.clip_norm = None
+    opt.update("b", arrays["b"], grad)
+    assert opt.grad_norm is None
+
+
+def test_what_was_measured_of_keys_there_and_here(gpu):
+    there, here = HostArray(np.ones(4, np.float32)), np.ones(4, np.float32)
+    grad, large = HostArray(np.ones(4, np.float32)), np.full(4, 3, np.float32)
+    opt = cyopt.Adam(clip_norm=1)
+    for _ in range(2):
+        opt.update("a", there, grad)
+        opt.update("b", here, large)
+        assert opt.grad_norm == 6.0
+    opt.update("a", there, grad)
+    assert opt.grad_norm == 2.0
+
+
+def test_calls_that_share_their_first_array_keep_a_plan_each(gpu, monkeypatch):
+    def arrays(n):
+        return [HostArray(np.ones(4, np.float32)) for _ in range(n)]
+
+    (first, *others), grads = arrays(3), arrays(2)
+    states = {id(p): arrays(2) for p in (first, *others)}
+
+    def call(step, other):
+        columns = zip(states[id(first)], states[id(other)], strict=True)
+        cyopt.adam_([first, other], grads, *map(list, columns), step=step)
+
+    for step in (1, 2):
+        for other in others:
+            call(step, other)
+    monkeypatch.setattr(gpu, "allocate", None)
+    for other in others:
+        call(3, other)
+
+
+def test_a_gradient_that_is_no_array_at_all(gpu):
+    opt, grads = one()
+    opt.step(grads)
+    with pytest.raises(TypeError, match="gradient of '0' is a cyopt"):
+        opt.step([opt])
+
+
 def test_what_was_measured_is_of_the_last_step_of_all_keys(gpu):
     good, bad = (HostArray(np.full(4, x, np.float32)) for x in (0.5, np.nan))
     opt = cyopt.Adam(skip_nonfinite=True)

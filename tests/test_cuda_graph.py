@@ -202,12 +202,12 @@ def test_a_graph_of_steps_that_the_host_counts_is_refused(gpu):
 
 def test_the_first_step_is_outside(gpu):
     pair = Pair(shapes=[(4,)], capturable=True)
-    with pytest.raises(RuntimeError, match="made no step yet"):
+    with pytest.raises(RuntimeError, match="made no step on the GPU yet"):
         gpu.capture(pair.opt.step, pair.own_grads, stream=STREAM)
     saved = Captured(gpu, shapes=[(4,)]).opt.state_dict()
     pair.step()
     pair.opt.load_state_dict(saved)
-    with pytest.raises(RuntimeError, match="made no step yet"):
+    with pytest.raises(RuntimeError, match="made no step on the GPU yet"):
         gpu.capture(pair.opt.step, pair.own_grads, stream=STREAM)
 
 

@@ -150,6 +150,18 @@ def test_tensors_are_found_elsewhere_if_they_are_as_before(torch_on_gpu, shape):
     assert places.find([a, None]) is None
 
 
+def test_state_without_a_count_is_that_of_a_first_step():
+    w = torch.ones(3, requires_grad=True)
+    opt = ours.Adam([w], lr=0.5)
+    for _ in range(2):
+        w.grad = torch.ones(3)
+        opt.step()
+        opt.state[w].pop("step")
+    w.grad = torch.ones(3)
+    opt.step()
+    assert opt.state[w]["step"] == 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_state_goes_to_torch_and_comes_from_it(name):
     kwargs = {"lr": 0.1, **({"momentum": 0.9} if name in ("SGD", "RMSprop") else {})}

@@ -51,10 +51,10 @@ DTYPES = ("float32", "float64")
 
 
 class Unknown(NamedTuple):
-    """That the GPU alone knows the norms of the last step, and `Plan.fetch` has to take them up."""
+    """That the GPU alone knows what the last step measured, and `Plan.fetch` has to take it up."""
 
     counts: bool  # and whether it counted
-    when: int  # of several, which is the last
+    mark: float  # stands in `measured` until then: below what a norm may be
 
 
 def hyper_numbers(hyper: Hyper, copies: bool, count: int | None) -> list[float]:
@@ -168,7 +168,7 @@ class Decision:
         if given == self._given:
             return
         self._given = None  # unless all that follows comes to its end
-        if self._in_graph or captured:  # nothing may be freed during a capture
+        if self._in_graph or captured:  # what the graph in the making has so far may use them
             self._kept += [self._tables, self._memory]
         self._in_graph = False
         dtypes = [self._params[i].dtype.name for i in given]

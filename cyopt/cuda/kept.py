@@ -19,20 +19,24 @@ if TYPE_CHECKING:
     from cyopt.parameters import Layout
 
 _MOST = 64  # plans; each is some tables on the GPU, and dense copies of strided gradients
-_plans: dict[Hashable, KeptPlan] = {}
+_plans: dict[Hashable, list[KeptPlan]] = {}
 
 
 class KeptPlan(Plan):
     """A plan whose step count the caller tells, with arrays that are lent."""
 
     def keep(self, key: Hashable, arrays: list[Any]) -> None:
-        """Keep it for calls with these arrays, in the place of the oldest one if there are many."""
+        """Keep it for calls with these arrays; an old one goes if there are many."""
         self._arrays = libraries.places(arrays)
         self._dtypes = {param.dtype for param in self._params}
         self._node = trees.structure(self._params)
-        if len(_plans) >= _MOST and key not in _plans:
-            _plans.pop(next(iter(_plans)), None)
-        _plans[key] = self
+        others = [plan for plan in _plans.get(key, ()) if not plan.lies_at(arrays)]
+        _plans[key] = [*others, self]
+        if sum(map(len, _plans.values())) > _MOST:
+            oldest = next(iter(_plans))
+            _plans[oldest] = _plans[oldest][1:]
+            if not _plans[oldest]:
+                del _plans[oldest]
 
     def lies_at(self, arrays: list[Any]) -> bool:
         """Whether these arrays lie where the first ones did."""
@@ -73,7 +77,7 @@ class KeptPlan(Plan):
     def _begin(self, params: Sequence[Any], hyper: Hyper, step: int) -> None:
         self.set_hypers([hyper])
         self._counts[:] = step - 1
-        self._current = False
+        self._current, self._unknown = False, None  # the caller knows the count
         for array, value in zip(self._params, params, strict=True):
             array.owner = value
 
@@ -90,13 +94,12 @@ class KeptPlan(Plan):
 
 
 def key_of(layout: Layout, values: Sequence[Any]) -> Hashable:
-    """What a plan is kept under: what it does, and where the first parameter lies."""
+    """What plans are kept under: what they do, and where the first parameter lies."""
     options = layout.slots, layout.averages, layout.average_from_zeros, layout.zero_grads
     first = values[0]
     return options, layout.cast_grads, len(values), libraries.of(first).identity(first)
 
 
 def find(key: Hashable, arrays: list[Any]) -> KeptPlan | None:
-    """The plan of this key, if it is for arrays that lie where these do."""
-    plan = _plans.get(key)
-    return plan if plan is not None and plan.lies_at(arrays) else None
+    """A plan of this key that is for arrays that lie where these do."""
+    return next((plan for plan in _plans.get(key, ()) if plan.lies_at(arrays)), None)

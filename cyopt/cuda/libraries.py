@@ -45,6 +45,8 @@ def of(value: Any) -> Library:
 
 @lru_cache(1024)
 def _of_type(cls: type) -> Library:
+    if cls.__name__ == "DeviceArray" and cls.__module__ == "cyopt.cuda.arrays":
+        return _OWN
     roots = (base.__module__.split(".")[0] for base in cls.__mro__)  # subclasses may be anyone's
     return next((_LIBRARIES[root] for root in roots if root in _LIBRARIES), _OTHER)
 
@@ -186,8 +188,8 @@ _TORCH = Library(
     ("torch.Tensor", "torch.nn.parameter.Parameter"),
     "is_neg",
 )
+_OWN = Library(_interface, attrgetter("identity"), _own_stream, True, attrgetter("device"))
 _LIBRARIES = {
     "torch": _TORCH,
     "cupy": Library(_interface, _cupy_identity, _cupy_stream, True, _cupy_device),
-    "cyopt": Library(_interface, attrgetter("identity"), _own_stream, True, _own_device),
 }

@@ -248,7 +248,7 @@ class Plan:
             arrays = (self._rows, self._params, self._group_of)
             self._decision = Decision(self._device, *arrays)
         unseen = self._capturable or any(h.skip_nonfinite for h in self._of_given())
-        if not unseen:
+        if not unseen or not self._current:
             self._fetch_counts()
         decision, norms, measures = self._decision, self._norms, self._measures
         copies = [not layout.average_from_zeros for layout in self._layouts]
@@ -264,9 +264,11 @@ class Plan:
         self._upload(stream, captured)
         decision.upload(stream, captured)
         self._current = False  # unless all that follows comes to its end
-        _cpu.perform(calls, [] if unseen else self._counted())
+        unknown = Unknown(unseen, -1.0 - next(_STEPS))
+        marked = (self._measured, np.array([unknown.mark, -1, -1, 0], np.float64))
+        _cpu.perform(calls, [marked, *([] if unseen else self._counted())])
         self._current, self.captured = True, self.captured or captured
-        self._unknown = Unknown(unseen, next(_STEPS))
+        self._unknown = unknown
         return PENDING if unseen else True
 
     def _upload(self, stream: int, captured: bool = False) -> None:
@@ -287,11 +289,6 @@ class Plan:
             (self._steps, np.array([now], np.int64)),
         ]
 
-    @property
-    def pending(self) -> int:
-        """The number, among the steps of all plans, of the one that `fetch` waits for; or 0."""
-        return self._unknown.when if self._unknown is not None else 0
-
     def _fetch_counts(self) -> None:
         """Wait for the GPU if it alone knows the counts."""
         if self._unknown is not None and self._unknown.counts:
@@ -303,7 +300,9 @@ class Plan:
         if unknown is None or self._decision is None:
             return
         counts, steps, measured = self._decision.read()
-        pairs = [(self._measured, measured)]
+        # A later step of another list may have measured since. When a replay was, nobody knows.
+        is_last = self.captured or self._measured[0] == unknown.mark
+        pairs = [(self._measured, measured)] if is_last else []
         if unknown.counts:
             now = counts[0] if self._keyed else steps
             pairs += [(self._counts, counts), (self._steps, np.maximum(self._steps, now))]

@@ -73,7 +73,7 @@ class Streams:
 def check_capture(capturable: bool, is_ready: bool) -> None:
     """Raise RuntimeError where a graph must not hold a step.
 
-    `is_ready` says that the GPU has the counters, and that all that a step allocates is there.
+    `is_ready` says that the GPU has the counters, which are uploaded outside of a capture.
     """
     if not capturable:
         raise RuntimeError(
@@ -83,6 +83,6 @@ def check_capture(capturable: bool, is_ready: bool) -> None:
         )
     if not is_ready:
         raise RuntimeError(
-            "the stream is captured into a CUDA graph, but this optimizer has made no step yet"
-            " since it was made or loaded; make one first, which prepares what the graph holds"
+            "the stream is captured into a CUDA graph, but this optimizer has made no step on the"
+            " GPU yet since it was made or loaded; make one first, outside of the graph"
         )

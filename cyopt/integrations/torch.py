@@ -102,7 +102,7 @@ class _Steps:
 
     def _count(self, members: list[Any]) -> None:
         for p, state, is_new in members:
-            if is_new:
+            if is_new or "step" not in state:
                 state.setdefault("step", torch.tensor(0.0, dtype=torch.float32))
                 self.state[p] = state
         torch._foreach_add_([state["step"] for _, state, _ in members], 1.0)
@@ -141,7 +141,7 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
         return ("momentum_buffer",) if group["momentum"] else ()
 
     def _done(self, state: dict[str, Any], is_new: bool) -> int:
-        """Torch keeps no count here: only a buffer's first step, without dampening, is another."""
+        """Torch keeps no count here: only the first step of a buffer, undampened, is another."""
         return 0 if is_new else 1
 
     def _count(self, members: list[Any]) -> None:
