@@ -156,6 +156,26 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("options", [{"skip_nonfinite": True}, {"clip_norm": 0.1}, {}], ids=str)
+def test_an_interrupt_right_behind_a_step(gpu, monkeypatch, options):
+    pair, perform = Pair(**options), cyopt._cpu.perform
+    pair.step()
+    assert pair.opt.steps == 1  # the host knows it, and no more
+
+    def interrupted(calls, pairs):
+        perform(calls, pairs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cyopt._cpu, "perform", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pair.opt.step(pair.own_grads)
+    pair.cpu.step(pair.grads)
+    assert pair.opt.steps == 2
+    pair.step()
+    pair.same()
+
+
 def test_what_was_measured_is_not_that_of_a_step_before_one_that_measures_nothing(gpu):
     arrays = {key: HostArray(np.ones(4, np.float32)) for key in "ab"}
     grad, opt = HostArray(np.ones(4, np.float32)), cyopt.Adam(clip_norm=1)

@@ -263,12 +263,12 @@ class Plan:
             calls += decision.measure_change(stream)
         self._upload(stream, captured)
         decision.upload(stream, captured)
-        self._current = False  # unless all that follows comes to its end
-        unknown = Unknown(unseen, -1.0 - next(_STEPS))
-        marked = (self._measured, np.array([unknown.mark, -1, -1, 0], np.float64))
+        mark = -1.0 - next(_STEPS)
+        self._unknown, self.captured = Unknown(unseen, mark), self.captured or captured
+        self._current = unseen  # else the host's are right, should what follows not come to its end
+        marked = (self._measured, np.array([mark, -1, -1, 0], np.float64))
         _cpu.perform(calls, [marked, *([] if unseen else self._counted())])
-        self._current, self.captured = True, self.captured or captured
-        self._unknown = unknown
+        self._current = True
         return PENDING if unseen else True
 
     def _upload(self, stream: int, captured: bool = False) -> None:

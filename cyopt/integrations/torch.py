@@ -13,8 +13,8 @@ Not as in torch: `foreach`, `fused`, `capturable` and `differentiable` are refus
 True, and so are tensors elsewhere than on a CPU or NVIDIA GPU, sparse gradients, types other than
 float32 and float64, and parameters with gaps or in each other's memory. A step that is refused
 changes nothing of the parameters of that call; calls before it, of other groups, have been made.
-Beside torch's fused step, which walks over the tensors in C++, models of few small tensors take
-longer here.
+Beside torch's fused step, which walks over the tensors in C++, small tensors take longer here: on a
+GPU 1.3 ms for 200 of them, where torch takes 0.5 and `cyopt.Adam(tensors).step(grads)` 0.08.
 """
 
 from __future__ import annotations
