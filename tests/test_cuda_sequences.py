@@ -9,7 +9,7 @@ from same_bits import same_bits, same_optimizers
 
 import cyopt
 
-SHAPES = [(3,), (2, 4), (5000,), (0, 2), (4, 3)]
+SHAPES = [(3,), (2, 4), (300,), (0, 2), (4, 3)]
 # Values that a group's hyperparameters change to between steps.
 CHANGES = {
     "lr": (0.0, 0.1, 0.7),
