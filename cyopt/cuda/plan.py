@@ -248,7 +248,7 @@ class Plan:
             arrays = (self._rows, self._params, self._group_of)
             self._decision = Decision(self._device, *arrays)
         unseen = self._capturable or any(h.skip_nonfinite for h in self._of_given())
-        if not unseen or not self._current:
+        if not unseen:
             self._fetch_counts()
         decision, norms, measures = self._decision, self._norms, self._measures
         copies = [not layout.average_from_zeros for layout in self._layouts]
