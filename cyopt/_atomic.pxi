@@ -33,6 +33,20 @@ def take_up(list calls, list pairs, list changes, owner, dict waiting):
     owner._waiting = waiting
 
 
+def count(cnp.ndarray counts, cnp.ndarray given, cnp.ndarray steps, bint keyed):
+    """Count a step: of each parameter that is given (1, not 0), and of the optimizer.
+
+    With `keyed`, its steps are the most that any of its lists has made.
+    """
+    cdef int64_t *completed = <int64_t *>cnp.PyArray_DATA(counts)
+    cdef int64_t *ones = <int64_t *>cnp.PyArray_DATA(given)
+    cdef int64_t *total = <int64_t *>cnp.PyArray_DATA(steps)
+    cdef ptrdiff_t i
+    for i in range(cnp.PyArray_SIZE(counts)):
+        completed[i] += ones[i]
+    total[0] = max(total[0], completed[0]) if keyed else total[0] + 1
+
+
 def perform(list calls, list pairs):
     """Call functions (each with its arguments), then bytes into the first array of each pair."""
     cdef cnp.ndarray to, source

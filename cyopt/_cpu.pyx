@@ -114,31 +114,12 @@ cdef extern from *:
 cdef dict _PLACES = {}
 while cyopt_scalar_names[len(_PLACES)] != NULL:
     _PLACES[cyopt_scalar_names[len(_PLACES)].decode()] = len(_PLACES)
-cdef dict _NUMBERS = {name: np.zeros((), name) for name in ("float32", "float64")}
-
-
-def rounded(hyper, int64_t t, names, str dtype not None):
-    """Some of the scalars of step `t` as NumPy's numbers of a dtype; infinite where it ends."""
-    cdef cyopt_hyper h = _hyper(hyper)
-    cdef cyopt_scalars x
-    cyopt_prepare(&h, t, &x)
-    cdef cnp.ndarray like = _NUMBERS[dtype]
-    cdef double *first = &x.s
-    cdef void *number
-    cdef float single
-    cdef list numbers = []
-    for name in names:
-        number = first + <ptrdiff_t>_PLACES[name]
-        if cnp.PyArray_TYPE(like) == cnp.NPY_FLOAT32:
-            single = <float>(<double *>number)[0]
-            number = &single
-        numbers.append(cnp.PyArray_ToScalar(number, like))
-    return numbers
 
 
 include "_atomic.pxi"
 include "_look.pxi"
 include "_places.pxi"
+include "_launch.pxi"
 include "_plan.pxi"
 include "_call.pxi"
 include "_sums.pxi"

@@ -45,7 +45,7 @@ cdef extern from *:
     int64_t cyopt_dl_kind(const cyopt_dl_tensor *t)
 
 cdef extern from "Python.h":
-    object PyObject_CallMethodNoArgs(object, object)
+    object PyObject_CallOneArg(object, object)
 
 cdef enum:
     CUDA = 2            # DLPack's number of the device type
@@ -91,11 +91,12 @@ cdef class Exchange:
 cdef class Places:
     """Where arrays lie, and what they are: to be found at other addresses as the same.
 
-    `library_of` has for a type its `Exchange` or None, the name of a method that tells whether an
-    array's numbers are not those in its memory, or None, and a function that gives an array's
-    address and all else it is, for types without an `Exchange`. None stands where no array is.
+    `library_of` has for a type its `Exchange` or None, a function that tells whether an array's
+    numbers are not those in its memory, or None, and for types without an `Exchange` the name of
+    an attribute or a function that gives a tuple: the address, then all else that an array is. None
+    stands where no array is.
     """
-    cdef readonly list forms        # of each array: None, bytes of the numbers, or any object
+    cdef readonly list forms        # of each array: None, bytes of the numbers, or the tuple
     cdef public cnp.ndarray addresses
     cdef object _library_of
     # Of the type that was looked at last.
@@ -133,29 +134,54 @@ cdef class Places:
 
     cdef bint _is_alike(self, value, form, int64_t *address, int64_t *numbers) except -1:
         cdef size_t n
-        if type(form) is bytes and value is not None:
-            self._choose(type(value))
+        cdef ptrdiff_t i
+        cdef tuple identity
+        address[0] = 0
+        if value is None or form is None:
+            return value is form
+        self._choose(type(value))
+        if type(form) is bytes:
             return (
-                self._exchange is not None
-                and self._exchange.look(value, address, numbers, &n)
+                self._look(value, address, numbers, &n)
                 and <size_t>PyBytes_GET_SIZE(form) == n * sizeof(int64_t)
                 and memcmp(numbers, PyBytes_AS_STRING(form), n * sizeof(int64_t)) == 0
-                and (self._lazy is None or not PyObject_CallMethodNoArgs(value, self._lazy))
             )
-        return self._form(value, address, numbers) == form
+        identity = self._ask(value)
+        address[0] = identity[0]
+        if identity is form:
+            return True
+        if len(identity) != len(<tuple>form):
+            return False
+        for i in range(1, len(identity)):
+            known = (<tuple>form)[i]
+            if identity[i] is not known and identity[i] != known:
+                return False
+        return True
 
     cdef _form(self, value, int64_t *address, int64_t *numbers):
         cdef size_t n
+        cdef tuple identity
         address[0] = 0
         if value is None:
             return None
         self._choose(type(value))
-        if (self._exchange is not None
-                and self._exchange.look(value, address, numbers, &n)
-                and (self._lazy is None or not PyObject_CallMethodNoArgs(value, self._lazy))):
+        if self._look(value, address, numbers, &n):
             return PyBytes_FromStringAndSize(<char *>numbers, n * sizeof(int64_t))
-        address[0], form = self._identity(value)
-        return form
+        identity = self._ask(value)
+        address[0] = identity[0]
+        return identity
+
+    cdef bint _look(self, value, int64_t *address, int64_t *numbers, size_t *n) except -1:
+        return (
+            self._exchange is not None
+            and self._exchange.look(value, address, numbers, n)
+            and (self._lazy is None or not PyObject_CallOneArg(self._lazy, value))
+        )
+
+    cdef tuple _ask(self, value):
+        if type(self._identity) is str:
+            return getattr(value, self._identity)
+        return self._identity(value)
 
     cdef int _choose(self, type_) except -1:
         if type_ is not self._type:

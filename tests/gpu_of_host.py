@@ -3,14 +3,24 @@
 All of `cyopt.cuda` runs on it but `driver`, in whose place it stands.
 """
 
+import ctypes
 import itertools
 
 import kernels_on_host
 import numpy as np
 
+from cyopt import _cpu
 from cyopt.cuda import cache, driver
 
 HANDLES = itertools.count(16)  # of streams
+CU_LAUNCH_KERNEL = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    *[ctypes.c_uint] * 7,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.c_void_p,
+)
 
 
 class HostArray:
@@ -47,6 +57,8 @@ class Device:
     def __init__(self, ordinal):
         self.ordinal, self.log = ordinal, []
         self.graph = None  # a list of calls while they are captured
+        self._sources, self._entry = [], CU_LAUNCH_KERNEL(self._start)
+        self._raised = None  # by a kernel
 
     def __enter__(self):
         pass
@@ -116,8 +128,26 @@ class Device:
     def order(self, later, earlier):
         self.log.append(("order", later, earlier))
 
-    def launch(self, kernel, blocks, stream, *args):
-        return self._do, ("launch", stream, kernel, blocks, driver.THREADS, *args)
+    def launch(self, source, blocks, stream, *args):
+        if source not in self._sources:
+            self._sources.append(source)
+        kernel = self._sources.index(source)
+        entry = ctypes.cast(self._entry, ctypes.c_void_p).value, self._refuse
+        return _cpu.Launch(entry, kernel, blocks, driver.THREADS, stream, *args)
+
+    def _start(self, kernel, blocks, _y, _z, threads, *rest):
+        *_, stream, arguments, _extra = rest
+        source = self._sources[kernel or 0]
+        function, numbers = kernels_on_host.kernel(source), arguments_of(source, arguments)
+        try:
+            self._do("launch", stream, function, blocks, threads, *numbers)
+        except BaseException as error:
+            self._raised = error
+            return 1
+        return 0
+
+    def _refuse(self, status):
+        raise self._raised
 
     def _do(self, name, stream, function, *args):
         self.log.append((name, stream))
@@ -147,11 +177,21 @@ def names(log):
     return [entry[0] for entry in log]
 
 
+def arguments_of(source, places):
+    """The arguments of a kernel, of which `cuLaunchKernel` is told where they lie."""
+    n, real = len(source.addresses), np.dtype(source.dtype)
+    dtypes = [np.dtype(np.int64)] * n + [real] * (len(source.scalars) * source.sets)
+    return [
+        np.frombuffer(ctypes.string_at(places[i], dtype.itemsize), dtype)[0]
+        for i, dtype in enumerate(dtypes)
+    ]
+
+
 def stand_in(monkeypatch):
     """Put this GPU in the place of the driver's; returns it."""
     gpu = Device(0)
     monkeypatch.setattr(driver, "device", lambda ordinal: gpu)
     monkeypatch.setattr(driver, "ordinal_of", lambda address: 0)
     monkeypatch.setattr(driver, "current_ordinal", lambda: 0)
-    monkeypatch.setattr(cache, "kernel", lambda source, ordinal: kernels_on_host.kernel(source))
+    monkeypatch.setattr(cache, "kernel", lambda source, ordinal: source)
     return gpu

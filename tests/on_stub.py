@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-C = {"float32": ctypes.c_float, "float64": ctypes.c_double}
 ON_LAUNCH = ctypes.CFUNCTYPE(
     None,
     ctypes.c_char_p,
@@ -36,6 +35,7 @@ def log():
 def launching():
     """Let launches do what the kernels do; returns what must stay alive."""
     import kernels_on_host
+    from gpu_of_host import arguments_of
 
     from cyopt.cuda import cache as kernels
     from cyopt.cuda import compiler
@@ -52,12 +52,7 @@ def launching():
     @ON_LAUNCH
     def launch(name, blocks, threads, stream, arguments):
         source = sources[name.decode()]
-        n = len(source.addresses)
-        numbers = [np.int64(ctypes.c_int64.from_address(arguments[i]).value) for i in range(n)]
-        for i in range(n, n + len(source.scalars) * source.sets):
-            real = np.dtype(source.dtype).type
-            numbers.append(real(C[source.dtype].from_address(arguments[i]).value))
-        kernels_on_host.kernel(source)(blocks, threads, *numbers)
+        kernels_on_host.kernel(source)(blocks, threads, *arguments_of(source, arguments))
 
     stub().stub_on_launch(launch)
     return launch

@@ -244,16 +244,14 @@ int cuKernelGetAttribute(int *v, int a, void *k, int d)
     *v = 0;
     return 0;
 }
-struct config {
-    unsigned grid[3], block[3], shared;
-    void *stream;
-};
-int cuLaunchKernelEx(const struct config *c, void *f, void **arguments, void **extra)
+int cuLaunchKernel(void *f, unsigned grid, unsigned grid_y, unsigned grid_z, unsigned block,
+                   unsigned block_y, unsigned block_z, unsigned shared, void *stream,
+                   void **arguments, void **extra)
 {
-    (void)extra;
+    (void)grid_y, (void)grid_z, (void)block_y, (void)block_z, (void)shared, (void)extra;
     record(__func__);
     if (launched)
-        launched(kernels[(intptr_t)f - 1], c->grid[0], c->block[0], c->stream, arguments);
+        launched(kernels[(intptr_t)f - 1], grid, block, stream, arguments);
     return 0;
 }
 

@@ -50,7 +50,7 @@ def on_stub(stub, tmp_path):
 
 
 def test_a_steady_step_calls_the_driver_once(on_stub):
-    assert on_stub("steady") == ["cuLaunchKernelEx"] * 3
+    assert on_stub("steady") == ["cuLaunchKernel"] * 3
 
 
 def test_bits(on_stub):
@@ -64,14 +64,14 @@ def test_info(on_stub):
 def test_streams_wait_for_each_other(on_stub):
     (line,) = on_stub("streams")
     calls = line.split()
-    launch = calls.index("cuLaunchKernelEx")
+    launch = calls.index("cuLaunchKernel")
     for order in (calls[:launch], calls[launch:]):
         assert order.index("cuEventRecord") < order.index("cuStreamWaitEvent")
 
 
 def test_a_captured_step_asks_for_nothing_that_a_capture_forbids(on_stub):
     (line,) = on_stub("captured")
-    part_of_it = {"cuLaunchKernelEx", "cuMemcpyHtoDAsync", "cuMemsetD8Async"}
+    part_of_it = {"cuLaunchKernel", "cuMemcpyHtoDAsync", "cuMemsetD8Async"}
     beside = {"cuThreadExchangeStreamCaptureMode", "cuMemHostAlloc", "cuMemAllocHost"}
     calls = line.split()
     asking = {"cuStreamIsCapturing", "cuCtxGetCurrent"}
@@ -121,7 +121,7 @@ def test_kernels_are_kept_on_disk(on_stub, tmp_path):
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_cannot_be_written(on_stub, tmp_path):
     tmp_path.chmod(0o500)
-    assert on_stub("steady") == ["cuLaunchKernelEx"] * 3
+    assert on_stub("steady") == ["cuLaunchKernel"] * 3
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class DeviceArray:
     def __init__(self, where: np.ndarray[Any, Any], device: int, owner: Any) -> None:
         self.where, self.device, self.owner = where, device, owner
         form = where.dtype, where.shape, where.strides, where.flags.writeable, device
-        self.identity: libraries.Identity = self.address, form  # never changes
+        self.identity: libraries.Identity = self.address, *form  # never changes
 
     @classmethod
     def of(cls, value: Any, what: str) -> DeviceArray:

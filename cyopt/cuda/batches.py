@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cyopt import _cpu
 from cyopt.cuda import cache
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.driver import Call, Device
+from cyopt.cuda.driver import Device
 from cyopt.cuda.layout import SET
 from cyopt.cuda.source import Source, Variant, kernel
 from cyopt.cuda.tables import Table, chunks_of
@@ -27,7 +28,7 @@ class Batch(NamedTuple):
     sets: list[int]  # a member of each set of scalars
     first_chunk: int
     n_chunks: int
-    launches: dict[int, Call]  # by stream: without scalars
+    launches: dict[int, _cpu.Launch]  # by stream
 
 
 def options(hyper: Hyper) -> tuple[str, bool, bool, bool, bool]:

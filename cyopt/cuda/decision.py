@@ -263,7 +263,7 @@ class Decision:
     ) -> Call:
         compiled = cache.kernel(written(kernel, dtype), self._device.ordinal)
         blocks = -(-n // THREADS)
-        return self._device.launch(compiled, blocks, stream, *map(np.int64, args))
+        return self._device.launch(compiled, blocks, stream, args), ()
 
 
 class _Level:

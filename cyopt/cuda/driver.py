@@ -9,13 +9,14 @@ import ctypes
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
+from cyopt import _cpu
 from cyopt.cuda.libraries import LEGACY_STREAM
 
 THREADS = 512  # of a block, in every kernel
@@ -217,11 +218,12 @@ class Device:
         """A copy on the default stream, to be called: it runs no bytecode, and returns 0."""
         return _compiled_copy(), (target, source, nbytes, LEGACY_STREAM)
 
-    def launch(self, kernel: Any, blocks: int, stream: int, *args: Any) -> Call:
-        """The start of a kernel, to be called."""
-        from cuda.core import launch
-
-        return launch, (core_stream(stream), _config(blocks), kernel, *args)
+    def launch(
+        self, kernel: Any, blocks: int, stream: int, integers: Sequence[int], *scalars: Any
+    ) -> _cpu.Launch:
+        """The start of a kernel, to be called; for the arguments see `cyopt._cpu.Launch`."""
+        driver = _address("cuLaunchKernel"), _refused
+        return _cpu.Launch(driver, int(kernel.handle), blocks, THREADS, stream, integers, *scalars)
 
 
 class Pinned:
@@ -242,9 +244,20 @@ def _free_host(address: int, ordinal: int) -> None:
 @cache
 def _compiled_copy() -> Callable[..., int]:
     """The driver's function itself: those of cuda.bindings are half in Python."""
-    address = _call("cuGetProcAddress", b"cuMemcpyDtoDAsync", MIN_DRIVER, 0)
     types = ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p
-    return ctypes.CFUNCTYPE(ctypes.c_int, *types)(int(address))
+    return ctypes.CFUNCTYPE(ctypes.c_int, *types)(_address("cuMemcpyDtoDAsync"))
+
+
+@cache
+def _address(name: str) -> int:
+    """Of a function of the driver."""
+    return int(_call("cuGetProcAddress", name.encode(), MIN_DRIVER, 0))
+
+
+def _refused(status: int) -> None:
+    """Raise for what a function of the driver returned."""
+    driver = _driver()
+    _check(driver, (driver.CUresult(status),))
 
 
 @cache
@@ -262,10 +275,3 @@ def core_stream(handle: int) -> Any:
     if handle == LEGACY_STREAM:
         return LEGACY_DEFAULT_STREAM
     return PER_THREAD_DEFAULT_STREAM if handle == 2 else Stream.from_handle(handle)
-
-
-@lru_cache(1024)
-def _config(blocks: int) -> Any:
-    from cuda.core import LaunchConfig
-
-    return LaunchConfig(grid=blocks, block=THREADS)

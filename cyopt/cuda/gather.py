@@ -74,8 +74,8 @@ class Gatherer:
         n, param = self._param.size, self._param
         kernel = cache.kernel(written(gather, param.dtype.name), self._device.ordinal)
         arrays = (self._source, self.address, n, self._axes.address, len(param.shape))
-        args = map(np.int64, (*arrays, self._casts, self._clears))
-        return [self._device.launch(kernel, -(-n // THREADS), stream, *args)]
+        integers = (*arrays, self._casts, self._clears)
+        return [(self._device.launch(kernel, -(-n // THREADS), stream, integers), ())]
 
     def upload(self, stream: int, captured: bool) -> None:
         """The axes, if they changed."""

@@ -101,7 +101,7 @@ def key_of(layout: Layout, values: Sequence[Any]) -> Hashable:
     """What plans are kept under: what they do, and where the first parameter lies."""
     options = layout.slots, layout.averages, layout.average_from_zeros, layout.zero_grads
     first = values[0]
-    return options, layout.cast_grads, len(values), libraries.of(first).identity(first)
+    return options, layout.cast_grads, len(values), libraries.identity(first)
 
 
 def find(key: Hashable, arrays: list[Any]) -> KeptPlan | None:

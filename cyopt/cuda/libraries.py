@@ -18,22 +18,22 @@ from cyopt import _cpu
 LEGACY_STREAM = 1  # the default stream, which waits for all others and they for it
 
 
-# Where an array lies, and all else that tells it from another one there: of this only the address
-# may differ between arrays that a step treats alike.
-Identity = tuple[int, tuple[Any, ...]]
-NOT_ON_GPU: Identity = (0, ())
+# Where an array lies, then all else that tells it from another one there: only the address may
+# differ between arrays that a step treats alike.
+Identity = tuple[Any, ...]
+NOT_ON_GPU: Identity = (0,)
 
 
 class Library(NamedTuple):
     """How arrays of a library are asked."""
 
     interface: Callable[[Any, str], dict[str, Any]]  # of a value, and its place in errors
-    identity: Callable[[Any], Identity]
+    identity: Callable[[Any], Identity] | str  # or the attribute that is it
     stream: Callable[[Any, int], int]  # on which the value on this device is used now: a handle
     has_current_stream: bool  # one for all its arrays on a GPU
     device: Callable[[Any], int] | None  # the number of its GPU, which is part of its identity
     # Types that C may ask by DLPack's table of functions, if they have it; a subclass may be more
-    # than its memory. And a method that tells whether a value's numbers are not those in memory.
+    # than its memory. And the method that tells whether a value's numbers are not those in memory.
     exchanging: tuple[str, ...] = ()
     is_lazy: str | None = None
 
@@ -63,10 +63,18 @@ def places(values: list[Any]) -> _cpu.Places:
     return _cpu.Places(values, _asked)
 
 
-def _asked(cls: type) -> tuple[_cpu.Exchange | None, str | None, Callable[[Any], Identity]]:
+def identity(value: Any) -> Identity:
+    """Where an array lies, and what it is."""
+    ask = of(value).identity
+    found: Identity = getattr(value, ask) if isinstance(ask, str) else ask(value)
+    return found
+
+
+def _asked(cls: type) -> tuple[_cpu.Exchange | None, Any, Callable[[Any], Identity] | str]:
     """How `_cpu.Places` asks arrays of a type."""
     library = _of_type(cls)
-    return _exchange(cls), library.is_lazy, library.identity
+    is_lazy = getattr(cls, library.is_lazy) if library.is_lazy else None
+    return _exchange(cls), is_lazy, library.identity
 
 
 @lru_cache(1024)
@@ -105,8 +113,8 @@ def _identity(value: Any) -> Identity:
     get = interface.get
     address, read_only = interface["data"]
     unmasked = get("mask") is None
-    form = (read_only, get("typestr"), get("shape"), get("strides"), get("stream"), unmasked)
-    return address, form
+    form = (get("typestr"), get("shape"), get("strides"), get("stream"), unmasked)
+    return address, read_only, *form
 
 
 def _stream(value: Any, device: int) -> int:
@@ -141,7 +149,7 @@ def _torch_identity(value: Any) -> Identity:
     if not value.is_cuda or str(value.layout) != "torch.strided":
         return NOT_ON_GPU
     form = value.dtype, value.shape, value.stride(), value.is_neg(), value.get_device()
-    return value.data_ptr(), form
+    return value.data_ptr(), *form
 
 
 def _torch_stream(value: Any, device: int) -> int:
@@ -152,9 +160,7 @@ def _torch_stream(value: Any, device: int) -> int:
     return handle or LEGACY_STREAM
 
 
-def _cupy_identity(value: Any) -> Identity:
-    data = value.data
-    return data.ptr, (value.dtype, value.shape, value.strides, data.device_id)
+_cupy_identity = attrgetter("data.ptr", "dtype", "shape", "strides", "data.device_id")
 
 
 def _cupy_stream(value: Any, device: int) -> int:
@@ -188,7 +194,7 @@ _TORCH = Library(
     ("torch.Tensor", "torch.nn.parameter.Parameter"),
     "is_neg",
 )
-_OWN = Library(_interface, attrgetter("identity"), _own_stream, True, attrgetter("device"))
+_OWN = Library(_interface, "identity", _own_stream, True, attrgetter("device"))
 _LIBRARIES = {
     "torch": _TORCH,
     "cupy": Library(_interface, _cupy_identity, _cupy_stream, True, _cupy_device),

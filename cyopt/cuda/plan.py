@@ -72,6 +72,12 @@ class Plan:
             for j, array in enumerate(state):
                 row[STATE + j] = array.address if array else 0
             row[AVERAGE] = average.address if average else 0
+        # Parameters whose averages begin as a copy of them.
+        self._copied = [
+            i
+            for i, average in enumerate(averages)
+            if average and average.size and not layouts[group_of[i]].average_from_zeros
+        ]
         self._chunks = Table(self._device, (max(most_chunks(params), 1),))
         self._batches: list[Batch] = []
         self._given: list[int] = []  # the parameters with a gradient, and their groups
@@ -233,12 +239,10 @@ class Plan:
         self._fetch_counts()
         self._upload(stream)
         self._current = False
-        calls = [
-            self._begin_average(i, stream) for batch in self._batches for i in self._begun(batch)
-        ]
-        calls += self._gather(stream)
-        calls += [self._update(batch, stream, *self._scalars(batch)) for batch in self._batches]
-        _cpu.perform(calls, [*self._counted(), (self._measured, _NOTHING)])
+        calls = self._begin_averages(stream) if self._copied else []
+        calls += self._gather(stream) if self._gathered else []
+        calls += [self._update(batch, stream) for batch in self._batches]
+        _cpu.perform([*calls, self._count()], [(self._measured, _NOTHING)])
         self._unknown = None
         return True
 
@@ -267,7 +271,7 @@ class Plan:
         self._unknown, self.captured = Unknown(unseen, mark), self.captured or captured
         self._current = unseen  # else the host's are right, should what follows not come to its end
         marked = (self._measured, np.array([mark, -1, -1, 0], np.float64))
-        _cpu.perform(calls, [marked, *([] if unseen else self._counted())])
+        _cpu.perform(calls if unseen else [*calls, self._count()], [marked])
         self._current = True
         return PENDING if unseen else True
 
@@ -280,14 +284,9 @@ class Plan:
     def _gather(self, stream: int) -> list[Call]:
         return [call for i in sorted(self._gathered) for call in self._gatherers[i].calls(stream)]
 
-    def _counted(self) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-        """The counters, with what they are after a step that is not skipped."""
-        steps = int(self._steps[0])
-        now = max(int(self._counts[0]) + 1, steps) if self._keyed else steps + 1
-        return [
-            (self._counts, self._counts + self._is_given),
-            (self._steps, np.array([now], np.int64)),
-        ]
+    def _count(self) -> Call:
+        """What counts a step that is not skipped."""
+        return _cpu.count, (self._counts, self._is_given, self._steps, self._keyed)
 
     def _fetch_counts(self) -> None:
         """Wait for the GPU if it alone knows the counts."""
@@ -311,34 +310,23 @@ class Plan:
         if not self.captured and self._unknown is unknown:
             self._unknown = None
 
-    def _scalars(self, batch: Batch) -> list[Any]:
-        """What its kernel takes as arguments where the host knows the step."""
-        numbers = []
-        for i in batch.sets:
-            hyper, t = self._hypers[self._group_of[i]], int(self._counts[i]) + 1
-            numbers += _cpu.rounded(hyper, t, batch.source.scalars, batch.source.dtype)
-        return numbers
-
-    def _update(self, batch: Batch, stream: int, *numbers: Any) -> Call:
-        """The launch of a batch, with the scalars that its kernel takes as arguments."""
+    def _update(self, batch: Batch, stream: int) -> Call:
+        """The launch of a batch, whose kernel takes scalars where the host knows the step."""
         if stream not in batch.launches:
             tables = self._rows.address, self._chunks.address + 8 * batch.first_chunk
             where = batch.kernel, batch.n_chunks, stream
-            batch.launches[stream] = self._device.launch(*where, *map(np.int64, tables))
-        launch, args = batch.launches[stream]
-        return launch, (*args, *numbers)
+            sets = [(self._group_of[i], i) for i in batch.sets]
+            scalars = batch.source.dtype, batch.source.scalars, sets
+            batch.launches[stream] = self._device.launch(*where, tables, *scalars)
+        return batch.launches[stream], (self._hypers, self._counts)
 
-    def _begun(self, batch: Batch) -> list[int]:
-        """The parameters whose average begins in this step, as a copy of the parameter."""
-        if not any(map(self._begins, batch.sets)):  # its members have made as many steps
+    def _begin_averages(self, stream: int) -> list[Call]:
+        """Copies of the parameters into averages that begin so in this step."""
+        if self._counts.all():
             return []
-        return list(filter(self._begins, batch.members))
-
-    def _begins(self, i: int) -> bool:
-        from_zeros = self._layouts[self._group_of[i]].average_from_zeros
-        return self._averages[i] is not None and self._counts[i] == 0 and not from_zeros
-
-    def _begin_average(self, i: int, stream: int) -> Call:
-        param, average = self._params[i], self._averages[i]
-        assert average is not None
-        return self._device.copy(average.address, param.address, param.nbytes, stream)
+        begun = [i for i in self._copied if self._is_given[i] and not self._counts[i]]
+        rows = self._rows.host
+        return [
+            self._device.copy(int(row[AVERAGE]), int(row[PARAM]), self._params[i].nbytes, stream)
+            for i, row in zip(begun, rows[begun], strict=True)
+        ]

@@ -16,7 +16,8 @@ class Streams:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._lenders: list[Any] = []
+        # An array of each library or stream, behind what tells its current stream.
+        self._lenders: list[tuple[Callable[[Any, int], int], Any]] = []
 
     def lend(self, arrays: Iterable[Any]) -> None:
         """Steps are ordered with the streams of these arrays from now on, parameters first.
@@ -34,7 +35,7 @@ class Streams:
                 for array in arrays:
                     if type(array) is cls:
                         first.setdefault(library.stream(array, self._device.ordinal), array)
-        self._lenders = list(first.values())
+        self._lenders = [(libraries.of(array).stream, array) for array in first.values()]
 
     def give_back(self) -> None:
         """Keep none of them alive."""
@@ -53,8 +54,9 @@ class Streams:
         """
         if given is None:
             ordinal = self._device.ordinal
-            handles = [libraries.of(array).stream(array, ordinal) for array in self._lenders]
-            stream, others = handles[0], set(handles[1:]) - {handles[0]}
+            handles = [stream_of(array, ordinal) for stream_of, array in self._lenders]
+            stream = handles[0]
+            others = set(handles) - {stream} if len(handles) > 1 else set()
         else:
             stream, others = libraries.stream_handle(given), set()
         with self._device:

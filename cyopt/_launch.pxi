@@ -1,0 +1,83 @@
+# Included by _cpu.pyx: starts of kernels on a GPU, in the time of the driver's own function.
+
+# cuLaunchKernel: a kernel, blocks and threads along three axes, bytes of shared memory, a stream,
+# where the arguments lie, and what cyopt has no use for.
+ctypedef int (*launch_function)(
+    uintptr_t, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, uintptr_t,
+    void **, void **) noexcept nogil
+
+cdef enum:
+    MOST_INTEGERS = 12
+    MOST_SETS = 4
+    MOST_NAMES = 16
+    MOST_SCALARS = 64   # of all sets
+
+
+@cython.final
+cdef class Launch:
+    """The start of a kernel on a stream, whose arguments are 64-bit integers, then scalars.
+
+    `driver` has the address of cuLaunchKernel, and what raises for an error that it returns. Of
+    each of the `sets`, a pair of a group and a parameter, come the scalars of these names, rounded
+    to the dtype; beyond its range they are infinite.
+    """
+    cdef launch_function _start
+    cdef object _refuse
+    cdef uintptr_t _kernel, _stream
+    cdef unsigned _blocks, _threads
+    cdef int64_t _integers[MOST_INTEGERS]
+    cdef ptrdiff_t _places[MOST_NAMES]    # in cyopt_scalars, of doubles
+    cdef ptrdiff_t _groups[MOST_SETS]
+    cdef ptrdiff_t _params[MOST_SETS]
+    cdef int _n_integers, _n_scalars, _n_sets
+    cdef bint _single
+
+    def __init__(self, tuple driver, uintptr_t kernel, unsigned blocks, unsigned threads,
+                 uintptr_t stream, integers, dtype="float64", names=(), sets=()):
+        self._start, self._refuse = <launch_function><uintptr_t>driver[0], driver[1]
+        self._kernel, self._stream = kernel, stream
+        self._blocks, self._threads = blocks, threads
+        self._n_integers, self._n_scalars, self._n_sets = len(integers), len(names), len(sets)
+        if (self._n_integers > MOST_INTEGERS or self._n_sets > MOST_SETS
+                or self._n_scalars > MOST_NAMES):
+            raise ValueError("too many arguments of a kernel")
+        for i, integer in enumerate(integers):
+            self._integers[i] = integer
+        for i, name in enumerate(names):
+            self._places[i] = _PLACES[name]
+        for i, (group, param) in enumerate(sets):
+            self._groups[i], self._params[i] = group, param
+        self._single = dtype == "float32"
+
+    def __call__(self, hypers=(), cnp.ndarray counts=None):
+        """Start it with the scalars of the step after the parameters' completed ones."""
+        cdef void *arguments[MOST_INTEGERS + MOST_SCALARS]
+        cdef double scalars[MOST_SCALARS]
+        cdef int i, status, n = self._n_integers
+        for i in range(n):
+            arguments[i] = &self._integers[i]
+        if self._n_scalars:
+            for i in range(self._n_sets):
+                self._round(hypers, counts, i, &scalars[i * self._n_scalars])
+            for i in range(self._n_sets * self._n_scalars):
+                arguments[n + i] = &scalars[i]
+        with nogil:
+            status = self._start(
+                self._kernel, self._blocks, 1, 1, self._threads, 1, 1, 0, self._stream,
+                arguments, NULL)
+        if status:
+            self._refuse(status)
+
+    cdef int _round(self, hypers, cnp.ndarray counts, int i, double *to) except -1:
+        """The scalars of a set, each in the first bytes of its place."""
+        cdef cyopt_hyper h = _hyper(hypers[self._groups[i]])
+        cdef cyopt_scalars x
+        cdef double *first = &x.s
+        cdef int j
+        cyopt_prepare(&h, (<int64_t *>cnp.PyArray_DATA(counts))[self._params[i]] + 1, &x)
+        for j in range(self._n_scalars):
+            if self._single:
+                (<float *>&to[j])[0] = <float>first[self._places[j]]
+            else:
+                to[j] = first[self._places[j]]
+        return 0
