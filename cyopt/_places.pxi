@@ -6,11 +6,12 @@ cdef extern from *:
     """
     #include <stdint.h>
     typedef struct { int32_t device_type, device_id; } cyopt_dl_device;
+    typedef struct { uint8_t code, bits; uint16_t lanes; } cyopt_dl_dtype;
     typedef struct {
         void *data;
         cyopt_dl_device device;
         int32_t ndim;
-        struct { uint8_t code, bits; uint16_t lanes; } dtype;
+        cyopt_dl_dtype dtype;
         int64_t *shape, *strides; /* in elements; NULL strides: dense in C order */
         uint64_t byte_offset;
     } cyopt_dl_tensor;
@@ -32,9 +33,16 @@ cdef extern from *:
             | (int64_t)(t->device.device_type & 0xFF) << 24 | (t->device.device_id & 0xFFFFFF);
     }
     """
+    ctypedef struct cyopt_dl_device:
+        int32_t device_type
+    ctypedef struct cyopt_dl_dtype:
+        uint8_t code, bits
+        uint16_t lanes
     ctypedef struct cyopt_dl_tensor:
         void *data
+        cyopt_dl_device device
         int32_t ndim
+        cyopt_dl_dtype dtype
         int64_t *shape
         int64_t *strides
         uint64_t byte_offset
@@ -48,9 +56,32 @@ cdef extern from "Python.h":
     object PyObject_CallOneArg(object, object)
 
 cdef enum:
-    CUDA = 2            # DLPack's number of the device type
+    CPU = 1             # DLPack's numbers of device types, and of a type
+    CUDA = 2
+    FLOAT = 2
     MOST_AXES = 8
     MOST_NUMBERS = 1 + 2 * MOST_AXES
+
+
+cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
+    """A NumPy array of the memory of a tensor, which keeps its owner alive; None where NumPy has
+    not such numbers, or there is no memory that it may use."""
+    cdef cnp.npy_intp shape[MOST_AXES]
+    cdef cnp.npy_intp strides[MOST_AXES]
+    cdef int d, itemsize = tensor.dtype.bits // 8
+    cdef int flags = cnp.NPY_ARRAY_WRITEABLE | cnp.NPY_ARRAY_ALIGNED
+    if (not tensor.data  # NumPy would allocate
+            or tensor.device.device_type != CPU or tensor.dtype.code != FLOAT or tensor.dtype.lanes != 1
+            or itemsize not in (4, 8) or tensor.ndim > MOST_AXES
+            or (tensor.ndim and not tensor.strides)):
+        return None
+    for d in range(tensor.ndim):
+        shape[d], strides[d] = tensor.shape[d], itemsize * tensor.strides[d]
+    array = cnp.PyArray_New(
+        cnp.ndarray, tensor.ndim, shape, cnp.NPY_FLOAT32 if itemsize == 4 else cnp.NPY_FLOAT64,
+        strides, <char *>tensor.data + tensor.byte_offset, 0, flags, None)
+    cnp.set_array_base(array, owner)
+    return array
 
 
 cdef class Exchange:
@@ -69,6 +100,21 @@ cdef class Exchange:
         cdef void *handle = NULL
         self._table.current_stream(CUDA, device, &handle)
         return <uintptr_t>handle
+
+    def arrays(self, list tensors):
+        """Tensors of real numbers in host memory as NumPy's arrays of the same memory; None if one
+        is anything else."""
+        cdef cyopt_dl_tensor tensor
+        cdef list arrays = []
+        for value in tensors:
+            if self._table.tensor_from_object(<void *>value, &tensor) != 0:
+                PyErr_Clear()
+                return None
+            array = _array_of(&tensor, value)
+            if array is None:
+                return None
+            arrays.append(array)
+        return arrays
 
     cdef bint look(self, object value, int64_t *address, int64_t *numbers, size_t *n):
         """Where an array lies, and what else it is; False where that cannot be told so."""

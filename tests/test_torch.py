@@ -162,6 +162,85 @@ def test_state_without_a_count_is_that_of_a_first_step():
     assert opt.state[w]["step"] == 1
 
 
+def counts(opt):
+    return [float(opt.state[p]["step"]) for group in opt.param_groups for p in group["params"]]
+
+
+def test_counts_are_those_of_torch_whatever_is_done_to_them():
+    """They lie in one array here, of which the state has views."""
+
+    def follow(module, **own):
+        params = [torch.ones(2, requires_grad=True) for _ in range(3)]
+        opt, seen = module.Adam(params, **own), []
+
+        def step(*given):
+            for i, p in enumerate(params):
+                p.grad = torch.ones(2) if i in given else None
+            opt.step()
+            seen.extend([counts(opt), [p.tolist() for p in params]])
+
+        step(0, 1, 2)
+        step(0, 2)
+        opt.state[params[1]]["step"].fill_(7)
+        step(0, 1, 2)
+        opt.param_groups[0]["params"].reverse()
+        step(0)
+        step(2)
+        opt.state[params[2]]["step"] = torch.tensor(20.0)
+        step(1, 2)
+        opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+        step(0, 1)
+        opt.add_param_group({"params": [extra := torch.ones(2, requires_grad=True)]})
+        params.append(extra)
+        step(0, 1, 2, 3)
+        opt.state.clear()
+        step(0, 1, 2, 3)
+        return seen
+
+    ours_seen, theirs = follow(ours), follow(torch.optim, foreach=False, fused=False)
+    for mine, other in zip(ours_seen, theirs, strict=True):
+        assert np.allclose(mine, other, rtol=3e-6, atol=0)  # another order of operations
+
+
+def test_saved_counts_are_counted_on_by_nobody_else():
+    w, opt = one()
+    opt.step()
+    again = ours.Adam([v := torch.ones(4, requires_grad=True)], lr=0.1)
+    again.load_state_dict(opt.state_dict())
+    v.grad = torch.ones(4)
+    again.step()
+    again.step()
+    assert counts(opt) == [1] and counts(again) == [3]
+
+
+@pytest.mark.skipif(ours._EXCHANGE is None, reason="torch is older than 2.10")
+def test_tensors_as_arrays_of_the_same_memory():
+    whole = torch.arange(24.0).reshape(2, 3, 4)
+    for tensor in (whole, whole[:, 1:, ::2], whole.permute(2, 0, 1), whole[1, 2, 3]):
+        for value in (tensor, tensor.double(), tensor.clone().requires_grad_()):
+            (array,) = ours._EXCHANGE.arrays([value])
+            expected = value.detach().numpy()
+            assert np.array_equal(array, expected) and array.dtype == expected.dtype
+            assert (array.shape, array.strides) == (expected.shape, expected.strides)
+            assert array.ctypes.data == value.data_ptr()
+            assert array.flags.writeable and array.base is value
+            for flag in ("aligned", "c_contiguous", "f_contiguous", "owndata"):
+                assert getattr(array.flags, flag) == getattr(expected.flags, flag), flag
+    kept = ours._EXCHANGE.arrays([torch.full((1000,), 3.0)])[0]
+    assert (kept == 3).all()
+    emptied = whole.clone()
+    emptied.untyped_storage().resize_(0)
+    for other in (
+        whole[:0],
+        emptied,
+        whole.half(),
+        whole.int(),
+        whole.to(torch.complex64),
+        whole.to_sparse(),
+    ):
+        assert ours._EXCHANGE.arrays([whole, other]) is None
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_state_goes_to_torch_and_comes_from_it(name):
     kwargs = {"lr": 0.1, **({"momentum": 0.9} if name in ("SGD", "RMSprop") else {})}
@@ -351,6 +430,29 @@ def test_a_refused_step_leaves_no_state(spoil, message):
         opt.step()
     assert torch.equal(p.detach(), before)
     assert len(opt.state) == 0
+
+
+@pytest.mark.parametrize("which", ["data", "grad"])
+def test_a_tensor_without_memory_is_refused(which):
+    p, opt = one()
+    opt.step()
+    getattr(p, which).untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="has no memory"):
+        opt.step()
+    assert counts(opt) == [1]
+
+
+@pytest.mark.parametrize("which", ["data", "grad"])
+def test_a_tensor_without_memory_is_refused_on_a_gpu(torch_on_gpu, which):
+    p, opt = one()
+    theirs = cyopt.Adam([p])
+    theirs.step([p.grad])
+    opt.step()
+    getattr(p, which).untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="has no memory"):
+        opt.step()
+    with pytest.raises(ValueError, match="has no memory"):
+        theirs.step([p.grad])
 
 
 def test_a_complex_parameter_is_refused():

@@ -42,6 +42,8 @@ class DeviceArray:
         interface = libraries.of(value).interface(value, what)
         if interface.get("mask") is not None:
             raise TypeError(f"{what} has a mask, which a step would ignore; pass the data alone")
+        if not interface["data"][0] and 0 not in interface["shape"]:
+            raise ValueError(f"{what} has no memory: its storage was freed; pass one that has")
         try:
             device = _ordinal(value, interface)
         except RuntimeError as error:

@@ -33,7 +33,10 @@ class Moved:
 
         False only says that all is to be looked at.
         """
-        given = np.flatnonzero((addresses != 0) & (self._nbytes != 0))
+        has_bytes = self._nbytes != 0
+        given = np.flatnonzero((addresses != 0) & has_bytes)
+        if any(grads[i] is not None for i in np.flatnonzero((addresses == 0) & has_bytes)):
+            return False  # one whose memory was taken away
         begins = addresses[given]
         ends = begins + self._nbytes[given]
         order = np.argsort(begins)
