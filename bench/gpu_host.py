@@ -1,8 +1,9 @@
 """`python bench/gpu_host.py`: the host's time of an Adam step of arrays on a GPU, many and small.
 
-Until `step` returns, in a row of calls before which the GPU is idle; beside it asking each array
-for its address, as each library's fastest way has it, and torch's own step. Medians of interleaved
-rounds.
+Until `step` returns, in a row of calls before which the GPU is idle. Beside it: asking each array
+for its address, as each library's fastest way has it; asking all by which a step knows that an
+array is as before, also its form and whether its numbers are negated when they are read; and
+torch's own step. Medians of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.table import Table
 import cyopt
 from cyopt.bench.machine import describe, load
 from cyopt.bench.timing import median, spread
-from cyopt.cuda import driver
+from cyopt.cuda import driver, libraries
 from cyopt.cuda.arrays import DeviceArray
 
 COUNTS = (1, 200)  # arrays
@@ -66,7 +67,9 @@ def _steps(
     name: str, params: list[Any], grads: list[Any], address: Callable[[Any], int]
 ) -> Iterator[Timed]:
     opt, arrays = cyopt.Adam(params), params + grads
+    known = libraries.places(arrays)
     yield f"{name}, addresses", lambda: [address(array) for array in arrays]
+    yield f"{name}, all that a step asks", lambda: known.find(arrays)
     yield f"{name}, step", lambda: opt.step(grads)
 
 

@@ -17,6 +17,15 @@ cdef class Version:
         return Version, (self.value,)
 
 
+def unchanged(list versions):
+    """Whether no group has changed since its `Version` had the number beside it."""
+    cdef Version version
+    for version, known in versions:
+        if version.value != <int64_t>known:
+            return False
+    return True
+
+
 def take_up(list calls, list pairs, list changes, owner, dict waiting):
     """Call functions (each with its arguments) that return 0; then bytes into the first array of
     each pair, from the second one, which is alike in all; then the changes (`Version`, attributes,

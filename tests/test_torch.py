@@ -203,7 +203,7 @@ def test_counts_are_those_of_torch_whatever_is_done_to_them():
 
 
 def test_saved_counts_are_counted_on_by_nobody_else():
-    w, opt = one()
+    _, opt = one()
     opt.step()
     again = ours.Adam([v := torch.ones(4, requires_grad=True)], lr=0.1)
     again.load_state_dict(opt.state_dict())

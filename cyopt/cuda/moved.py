@@ -35,7 +35,8 @@ class Moved:
         """
         has_bytes = self._nbytes != 0
         given = np.flatnonzero((addresses != 0) & has_bytes)
-        if any(grads[i] is not None for i in np.flatnonzero((addresses == 0) & has_bytes)):
+        absent = np.flatnonzero((addresses == 0) & has_bytes).tolist()
+        if any(grads[i] is not None for i in absent):
             return False  # one whose memory was taken away
         begins = addresses[given]
         ends = begins + self._nbytes[given]

@@ -120,7 +120,7 @@ class Plan:
         """One step if all is as it was when it was checked; else None, and nothing is done."""
         if gate is None:
             return self._again(params, grads, node, norms, stream)
-        if self._versions is None or any(v.value != known for v, known in self._versions):
+        if self._versions is None or not _cpu.unchanged(self._versions):
             return None
         done: Done | None = gate.run(self._again, params, grads, node, norms, stream)
         return done

@@ -155,8 +155,8 @@ class _Steps:
 def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Parameters, their gradients and state: as NumPy has the same memory, or on a GPU."""
     n, tensors = len(columns["param"]), list(chain(*columns.values()))
-    plain = _EXCHANGE is not None and set(map(type, tensors)) <= _PLAIN
-    if plain and all(map(_is_contiguous, columns["param"])) and not any(map(_is_neg, tensors)):
+    dense = set(map(type, tensors)) <= _PLAIN and all(map(_is_contiguous, columns["param"]))
+    if _EXCHANGE is not None and dense and not any(map(_is_neg, tensors)):
         if columns["param"][0].is_cuda:
             return columns
         if (arrays := _EXCHANGE.arrays(tensors)) is not None:
