@@ -19,8 +19,9 @@ Each tensor costs 2 to 4 us of Python beside the arithmetic, in torch's fused st
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import chain
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import chain, compress
 from operator import is_
 from typing import Any, ClassVar
 
@@ -39,8 +40,6 @@ from torch.autograd.graph import increment_version  # noqa: E402
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 _TABLE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch 2.10
 _EXCHANGE = None if _TABLE is None else _cpu.Exchange.of(_TABLE)
-# A parameter with a gradient: its number in the group, itself, its state, and whether that is new.
-_Member = tuple[int, Any, dict[str, Any], bool]
 _is_contiguous, _is_neg = torch.Tensor.is_contiguous, torch.Tensor.is_neg
 _REFUSED = ("foreach", "fused", "capturable", "differentiable")
 
@@ -65,12 +64,11 @@ class _Counters:
         step = state.get("step", 0)
         return int(self._numbers[i] if step is self._tensors[i] else step)
 
-    def set(self, members: list[_Member], step: int) -> None:
+    def set(self, indices: Sequence[int], states: Sequence[dict[str, Any]], step: int) -> None:
         """These parameters have made so many."""
-        self._numbers[[member[0] for member in members]] = step
-        for i, _, state, _ in members:
-            if state.get("step") is not self._tensors[i]:
-                state["step"] = self._tensors[i]
+        self._numbers[list(indices)] = step
+        for i, state in zip(indices, states, strict=True):
+            state["step"] = self._tensors[i]
 
 
 class _Steps:
@@ -110,21 +108,21 @@ class _Steps:
         numbers = {name: group[name] for name in ("maximize", *self._same) if name in group}
         numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
         counters = self._counters_of(number, group["params"])
-        calls: dict[tuple[int, int], list[_Member]] = {}  # by step and device
+        calls: dict[tuple[int, int], list[Any]] = defaultdict(list)  # by step and device
         for i, p in enumerate(group["params"]):
-            if p.grad is not None:
-                if not (p.is_cpu or p.is_cuda):
+            if (grad := p.grad) is not None:
+                if not (p.is_cuda or p.is_cpu):
                     raise TypeError(f"a parameter is on {p.device}; expected a CPU or NVIDIA GPU")
                 state, is_new = self._state_of(p, slots)
-                key = self._done(i, state, is_new, counters) + 1, p.get_device()
-                calls.setdefault(key, []).append((i, p, state, is_new))
+                step = self._done(i, state, is_new, counters) + 1
+                calls[step, p.get_device()].append((i, p, grad, state, is_new))
         for (step, _), members in calls.items():
-            params, states = [member[1] for member in members], [member[2] for member in members]
-            columns = {"param": params, "grad": [p.grad for p in params]}
+            indices, params, grads, states, new = zip(*members, strict=True)
+            columns = {"param": list(params), "grad": list(grads)}
             columns |= {slot: [state[slot] for state in states] for slot in slots}
             type(self)._function(**_arrays(columns), step=step, **numbers)
-            self._count(members, step, counters)
-            self.state.update((p, state) for _, p, state, is_new in members if is_new)
+            self._count(indices, states, step, counters)
+            self.state.update(compress(zip(params, states, strict=True), new))
             increment_version(params)
 
     def _state_of(self, p: Any, slots: tuple[str, ...]) -> tuple[dict[str, Any], bool]:
@@ -148,8 +146,8 @@ class _Steps:
         """How many steps a parameter with this state has made."""
         return counters.get(i, state)
 
-    def _count(self, members: list[_Member], step: int, counters: _Counters) -> None:
-        counters.set(members, step)
+    def _count(self, indices: Any, states: Any, step: int, counters: _Counters) -> None:
+        counters.set(indices, states, step)
 
 
 def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -205,7 +203,7 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
         """Torch keeps no count here: only the first step of a buffer, undampened, is another."""
         return 0 if is_new else 1
 
-    def _count(self, members: list[_Member], step: int, counters: _Counters) -> None:
+    def _count(self, indices: Any, states: Any, step: int, counters: _Counters) -> None:
         pass
 
 
