@@ -84,6 +84,22 @@ def steady():
         print(*log())
 
 
+def refusing():
+    """A launch that the driver refuses is told, and no step is counted."""
+    for options in ({}, {"clip_norm": 1.0}):
+        opt, grads, *_ = made(**options)
+        opt.step(grads)
+        os.environ["CYOPT_STUB_REFUSES"] = "1"
+        for _ in range(2):
+            try:
+                opt.step(grads)
+            except RuntimeError as error:
+                print(error, opt.steps)
+        del os.environ["CYOPT_STUB_REFUSES"]
+        opt.step(grads)
+        print(opt.steps)
+
+
 def numba_free():
     """Kernels from the disk are launched without Numba."""
     opt, grads, _, _ = made()

@@ -17,6 +17,7 @@
 #define CUDA_ERROR_NO_DEVICE 100
 #define CUDA_ERROR_INVALID_CONTEXT 201
 #define CUDA_ERROR_NOT_FOUND 500
+#define CUDA_ERROR_LAUNCH_FAILED 719
 
 typedef void on_launch(const char *kernel, unsigned blocks, unsigned threads, void *stream,
                        void **arguments);
@@ -250,6 +251,8 @@ int cuLaunchKernel(void *f, unsigned grid, unsigned grid_y, unsigned grid_z, uns
 {
     (void)grid_y, (void)grid_z, (void)block_y, (void)block_z, (void)shared, (void)extra;
     record(__func__);
+    if (number("CYOPT_STUB_REFUSES", 0))
+        return CUDA_ERROR_LAUNCH_FAILED;
     if (launched)
         launched(kernels[(intptr_t)f - 1], grid, block, stream, arguments);
     return 0;

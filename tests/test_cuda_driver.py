@@ -53,6 +53,11 @@ def test_a_steady_step_calls_the_driver_once(on_stub):
     assert on_stub("steady") == ["cuLaunchKernel"] * 3
 
 
+def test_a_launch_that_is_refused(on_stub):
+    refused = "the CUDA driver says CUDA_ERROR_STUB: an error of the stub 1"
+    assert on_stub("refusing") == [refused, refused, "2"] * 2
+
+
 def test_bits(on_stub):
     assert on_stub("bits") == ["same"]
 

@@ -19,8 +19,9 @@ DEVICE = "cuda"
 
 
 def fused(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
-    """`fused=True`: one pass over memory. RMSprop does not have it."""
-    return [] if case.rule.cls is cyopt.RMSProp else _optimizer(case, "fused")
+    """`fused=True`: one pass over memory. RMSprop and, on a GPU, Adagrad do not have it."""
+    has_it = case.rule.cls not in (cyopt.RMSProp, cyopt.AdaGrad)
+    return _optimizer(case, "fused") if has_it else []
 
 
 def foreach(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
