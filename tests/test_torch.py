@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import types
 
 import numpy as np
 import pytest
@@ -80,9 +79,13 @@ def torch_on_gpu(gpu, monkeypatch):
     """Tensors of the CPU that say they are on a GPU, which is the stand-in of one."""
     monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda tensor: False))
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
-    stream = types.SimpleNamespace(cuda_stream=0)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    return gpu
+    # A build for CUDA would ask the driver for it.
+    library = libraries._TORCH._replace(stream=lambda tensor, device: libraries.LEGACY_STREAM)
+    monkeypatch.setattr(libraries, "_TORCH", library)
+    monkeypatch.setitem(libraries._LIBRARIES, "torch", library)
+    libraries._of_type.cache_clear()
+    yield gpu
+    libraries._of_type.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
