@@ -8,7 +8,7 @@ ctypedef int (*launch_function)(
 
 cdef enum:
     MOST_INTEGERS = 12
-    MOST_SETS = 4
+    MOST_SETS = 4       # as in cuda/batches.py
     MOST_NAMES = 16
     MOST_SCALARS = 64   # of all sets
 
@@ -32,8 +32,8 @@ cdef class Launch:
     cdef int _n_integers, _n_scalars, _n_sets
     cdef bint _single
 
-    def __init__(self, tuple driver, uintptr_t kernel, unsigned blocks, unsigned threads,
-                 uintptr_t stream, integers, dtype="float64", names=(), sets=()):
+    def __cinit__(self, tuple driver, uintptr_t kernel, unsigned blocks, unsigned threads,
+                  uintptr_t stream, integers, dtype="float64", names=(), sets=()):
         self._start, self._refuse = <launch_function><uintptr_t>driver[0], driver[1]
         self._kernel, self._stream = kernel, stream
         self._blocks, self._threads = blocks, threads
@@ -49,35 +49,42 @@ cdef class Launch:
             self._groups[i], self._params[i] = group, param
         self._single = dtype == "float32"
 
-    def __call__(self, hypers=(), cnp.ndarray counts=None):
-        """Start it with the scalars of the step after the parameters' completed ones."""
+    def scalars(self, hypers, cnp.ndarray counts not None):
+        """Those of the step after the parameters' completed ones, as bytes: for a call."""
+        cdef cyopt_hyper h
+        cdef cyopt_scalars x
+        cdef double to[MOST_SCALARS]
+        cdef double *first = &x.s
+        cdef int i, j, n = 0
+        if not self._n_scalars:
+            return b""
+        for i in range(self._n_sets):
+            h = _hyper(hypers[self._groups[i]])
+            cyopt_prepare(
+                &h, (<int64_t *>cnp.PyArray_DATA(counts))[self._params[i]] + 1, &x)
+            for j in range(self._n_scalars):
+                if self._single:  # in the first bytes of its place
+                    (<float *>&to[n])[0] = <float>first[self._places[j]]
+                else:
+                    to[n] = first[self._places[j]]
+                n += 1
+        return PyBytes_FromStringAndSize(<char *>to, n * sizeof(double))
+
+    def __call__(self, bytes scalars not None=b""):
+        """Start it."""
         cdef void *arguments[MOST_INTEGERS + MOST_SCALARS]
-        cdef double scalars[MOST_SCALARS]
+        cdef double *first = <double *>PyBytes_AS_STRING(scalars)
         cdef int i, status, n = self._n_integers
+        if <size_t>PyBytes_GET_SIZE(scalars) != (
+                self._n_scalars * self._n_sets * sizeof(double)):
+            raise ValueError("these are not the scalars of this kernel")
         for i in range(n):
             arguments[i] = &self._integers[i]
-        if self._n_scalars:
-            for i in range(self._n_sets):
-                self._round(hypers, counts, i, &scalars[i * self._n_scalars])
-            for i in range(self._n_sets * self._n_scalars):
-                arguments[n + i] = &scalars[i]
+        for i in range(self._n_scalars * self._n_sets):
+            arguments[n + i] = &first[i]
         with nogil:
             status = self._start(
                 self._kernel, self._blocks, 1, 1, self._threads, 1, 1, 0, self._stream,
                 arguments, NULL)
         if status:
             self._refuse(status)
-
-    cdef int _round(self, hypers, cnp.ndarray counts, int i, double *to) except -1:
-        """The scalars of a set, each in the first bytes of its place."""
-        cdef cyopt_hyper h = _hyper(hypers[self._groups[i]])
-        cdef cyopt_scalars x
-        cdef double *first = &x.s
-        cdef int j
-        cyopt_prepare(&h, (<int64_t *>cnp.PyArray_DATA(counts))[self._params[i]] + 1, &x)
-        for j in range(self._n_scalars):
-            if self._single:
-                (<float *>&to[j])[0] = <float>first[self._places[j]]
-            else:
-                to[j] = first[self._places[j]]
-        return 0

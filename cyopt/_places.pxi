@@ -52,9 +52,6 @@ cdef extern from *:
     bint cyopt_dl_usable(const cyopt_dl_exchange *table)
     int64_t cyopt_dl_kind(const cyopt_dl_tensor *t)
 
-cdef extern from "Python.h":
-    object PyObject_CallOneArg(object, object)
-
 cdef enum:
     CPU = 1             # DLPack's numbers of device types, and of a type
     CUDA = 2
@@ -69,7 +66,6 @@ cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
     cdef cnp.npy_intp shape[MOST_AXES]
     cdef cnp.npy_intp strides[MOST_AXES]
     cdef int d, itemsize = tensor.dtype.bits // 8
-    cdef int flags = cnp.NPY_ARRAY_WRITEABLE | cnp.NPY_ARRAY_ALIGNED
     if (not tensor.data  # NumPy would allocate
             or tensor.device.device_type != CPU or tensor.dtype.code != FLOAT or tensor.dtype.lanes != 1
             or itemsize not in (4, 8) or tensor.ndim > MOST_AXES
@@ -79,7 +75,7 @@ cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
         shape[d], strides[d] = tensor.shape[d], itemsize * tensor.strides[d]
     array = cnp.PyArray_New(
         cnp.ndarray, tensor.ndim, shape, cnp.NPY_FLOAT32 if itemsize == 4 else cnp.NPY_FLOAT64,
-        strides, <char *>tensor.data + tensor.byte_offset, 0, flags, None)
+        strides, <char *>tensor.data + tensor.byte_offset, 0, cnp.NPY_ARRAY_WRITEABLE, None)
     cnp.set_array_base(array, owner)
     return array
 
@@ -87,6 +83,9 @@ cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
 cdef class Exchange:
     """The table of functions of a type of arrays."""
     cdef cyopt_dl_exchange *_table
+
+    def __init__(self):
+        raise TypeError("it is made by Exchange.of")
 
     @staticmethod
     def of(capsule):
@@ -115,6 +114,23 @@ cdef class Exchange:
                 return None
             arrays.append(array)
         return arrays
+
+    def count(self, list tensors):
+        """Add one to float32 tensors of one number in host memory; False, with nothing done, where
+        one is anything else."""
+        cdef cyopt_dl_tensor tensor
+        cdef bint add
+        for add in (False, True):
+            for value in tensors:
+                if self._table.tensor_from_object(<void *>value, &tensor) != 0:
+                    PyErr_Clear()
+                    return False
+                if (tensor.ndim or not tensor.data or tensor.device.device_type != CPU
+                        or tensor.dtype.code != FLOAT or tensor.dtype.bits != 32):
+                    return False
+                if add:
+                    (<float *>(<char *>tensor.data + tensor.byte_offset))[0] += 1
+        return True
 
     cdef bint look(self, object value, int64_t *address, int64_t *numbers, size_t *n):
         """Where an array lies, and what else it is; False where that cannot be told so."""
@@ -221,7 +237,7 @@ cdef class Places:
         return (
             self._exchange is not None
             and self._exchange.look(value, address, numbers, n)
-            and (self._lazy is None or not PyObject_CallOneArg(self._lazy, value))
+            and (self._lazy is None or not self._lazy(value))
         )
 
     cdef tuple _ask(self, value):

@@ -14,6 +14,7 @@
 #define MAX_KERNELS 256
 #define MAX_CONTEXTS 8
 #define CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL 9
+#define CUDA_ERROR_INVALID_VALUE 1
 #define CUDA_ERROR_NO_DEVICE 100
 #define CUDA_ERROR_INVALID_CONTEXT 201
 #define CUDA_ERROR_NOT_FOUND 500
@@ -249,8 +250,9 @@ int cuLaunchKernel(void *f, unsigned grid, unsigned grid_y, unsigned grid_z, uns
                    unsigned block_y, unsigned block_z, unsigned shared, void *stream,
                    void **arguments, void **extra)
 {
-    (void)grid_y, (void)grid_z, (void)block_y, (void)block_z, (void)shared, (void)extra;
     record(__func__);
+    if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared || extra)
+        return CUDA_ERROR_INVALID_VALUE;
     if (number("CYOPT_STUB_REFUSES", 0))
         return CUDA_ERROR_LAUNCH_FAILED;
     if (launched)

@@ -293,3 +293,45 @@ def test_the_stream_of_cupy_is_that_of_the_device(monkeypatch):
     array = type("ndarray", (), {"__module__": "cupy"})()
     assert libraries.of(array).stream(array, 1) == 7
     assert libraries.of(array).stream(array, 0) == libraries.LEGACY_STREAM
+
+
+def test_a_call_of_another_thread_between_two_launches(gpu, monkeypatch):
+    """The GIL is released during a launch; the numbers of a step are those it was called with."""
+    params, grads = ([HostArray(np.ones(4, d)) for d in ("f4", "f8")] for _ in range(2))
+    cyopt.sgd_(params, grads, lr=0.25)
+    do, launched = gpu._do, []
+
+    def interrupted(*call):
+        do(*call)
+        launched.append(call[0])
+        if len(launched) == 1:
+            other = threading.Thread(target=cyopt.sgd_, args=(params, grads), kwargs={"lr": 0.0})
+            other.start()
+            other.join()
+
+    monkeypatch.setattr(gpu, "_do", interrupted)
+    cyopt.sgd_(params, grads, lr=0.25)
+    assert launched.count("launch") == 4
+    assert all((param.array == 0.5).all() for param in params)
+
+
+def test_an_average_does_not_begin_without_a_gradient(gpu):
+    params = [HostArray(np.full(4, x, np.float32)) for x in (1, 2)]
+    opt, grads = cyopt.SGD(params, lr=0.5, ema=0.5), [HostArray(np.ones(4, np.float32)), None]
+    params[1].array[:] = 3
+    for _ in range(2):
+        opt.step(grads)
+    averages = [opt.state[name]["average"].copy_to_host()[0] for name in "01"]
+    assert averages == [0.375, 2.0]
+
+
+@pytest.mark.parametrize("which", ["params", "grads"])
+def test_an_array_that_becomes_read_only(gpu, which):
+    param, grad = np.ones(4, np.float32), np.ones(4, np.float32)
+    opt = cyopt.SGD([HostArray(param)], lr=0.5, zero_grads=True)
+    grads = [HostArray(grad)]
+    opt.step(grads)
+    {"params": param, "grads": grad}[which].flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        opt.step(grads)
+    assert (param == 0.5).all()

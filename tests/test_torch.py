@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import types
 
 import numpy as np
 import pytest
@@ -135,6 +136,17 @@ def test_tensors_on_a_gpu_that_are_refused(torch_on_gpu, spoil, message):
     assert torch.equal(w, before)
 
 
+def test_an_empty_tensor_on_a_gpu_and_what_is_none_there(torch_on_gpu):
+    w, empty = torch.ones(4), torch.ones(0)
+    opt = cyopt.SGD([w, empty], lr=0.5)
+    for _ in range(2):
+        opt.step([torch.ones(4), torch.ones(0)])
+    assert (w == 0).all()
+    for other in (torch.float32, torch.Size([4])):
+        with pytest.raises(TypeError, match="expected an array|is a"):
+            opt.step([other, torch.ones(0)])
+
+
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (1,) * 9])
 def test_tensors_are_found_elsewhere_if_they_are_as_before(torch_on_gpu, shape):
     a, b = torch.ones(shape), torch.nn.Parameter(torch.ones(shape))
@@ -170,8 +182,6 @@ def counts(opt):
 
 
 def test_counts_are_those_of_torch_whatever_is_done_to_them():
-    """They lie in one array here, of which the state has views."""
-
     def follow(module, **own):
         params = [torch.ones(2, requires_grad=True) for _ in range(3)]
         opt, seen = module.Adam(params, **own), []
@@ -205,15 +215,61 @@ def test_counts_are_those_of_torch_whatever_is_done_to_them():
         assert np.allclose(mine, other, rtol=3e-6, atol=0)  # another order of operations
 
 
-def test_saved_counts_are_counted_on_by_nobody_else():
-    _, opt = one()
+def test_a_state_that_was_taken_away_is_counted_on_as_by_torch():
+    def follow(module, **own):
+        w = torch.ones(4, requires_grad=True)
+        opt = module.Adam([w], lr=0.1, **own)
+
+        def steps(n):
+            for _ in range(n):
+                w.grad = torch.ones(4)
+                opt.step()
+
+        steps(1)
+        other = copy.deepcopy(opt.state_dict())
+        steps(2)
+        saved = opt.state_dict()
+        opt.load_state_dict(other)
+        steps(1)
+        seen = [float(saved["state"][0]["step"])]
+        opt.load_state_dict(saved)
+        opt.state[w]["step"].share_memory_()
+        steps(1)
+        opt.state[w]["step"].data = torch.tensor(9.0)
+        steps(1)
+        return [*seen, *counts(opt), *w.tolist()]
+
+    assert np.allclose(follow(ours), follow(torch.optim, foreach=False), rtol=3e-6, atol=0)
+
+
+@pytest.mark.skipif(ours._EXCHANGE is None, reason="torch is older than 2.10")
+def test_one_is_added_to_counters_alone():
+    one, two = torch.tensor(1.0), torch.tensor(2.0)
+    assert ours._EXCHANGE.count([one, two]) and (one, two) == (2, 3)
+    others = [
+        torch.tensor(1.0).double(),
+        torch.tensor(1),
+        torch.ones(1),
+        torch.tensor(1).bfloat16(),
+    ]
+    for other in others:
+        before = other.clone()
+        assert not ours._EXCHANGE.count([one, other])
+        assert one == 2 and torch.equal(other, before)
+
+
+class Tagged(torch.Tensor):
+    """A subclass, which may be more than its memory."""
+
+
+def test_subclasses_of_tensors_go_the_long_way(monkeypatch):
+    p = torch.nn.Parameter(torch.ones(4).as_subclass(Tagged))
+    opt = ours.SGD([p], lr=0.5, momentum=0.5)
+    p.grad = torch.ones(4)
+    fails = types.SimpleNamespace(count=None, arrays=None)
+    monkeypatch.setattr(ours, "_EXCHANGE", fails)
     opt.step()
-    again = ours.Adam([v := torch.ones(4, requires_grad=True)], lr=0.1)
-    again.load_state_dict(opt.state_dict())
-    v.grad = torch.ones(4)
-    again.step()
-    again.step()
-    assert counts(opt) == [1] and counts(again) == [3]
+    assert torch.equal(p.detach(), torch.full((4,), 0.5))
 
 
 @pytest.mark.skipif(ours._EXCHANGE is None, reason="torch is older than 2.10")

@@ -219,11 +219,11 @@ class Device:
         return _compiled_copy(), (target, source, nbytes, LEGACY_STREAM)
 
     def launch(
-        self, kernel: Any, blocks: int, stream: int, integers: Sequence[int], *scalars: Any
+        self, kernel: Any, blocks: int, stream: int, integers: Sequence[int], *rounded: Any
     ) -> _cpu.Launch:
         """The start of a kernel, to be called; for the arguments see `cyopt._cpu.Launch`."""
         driver = _address("cuLaunchKernel"), _refused
-        return _cpu.Launch(driver, int(kernel.handle), blocks, THREADS, stream, integers, *scalars)
+        return _cpu.Launch(driver, int(kernel.handle), blocks, THREADS, stream, integers, *rounded)
 
 
 class Pinned:

@@ -6,6 +6,7 @@ the caller: each call lends it its own, which are known by where they lie, and t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ class KeptPlan(Plan):
     def keep(self, key: Hashable, arrays: list[Any]) -> None:
         """Keep it for calls with these arrays; an old one goes if there are many."""
         self._arrays = libraries.places(arrays)
+        self._lock = threading.Lock()
         self._dtypes = {param.dtype for param in self._params}
         self._node = trees.structure(self._params)
         others = [plan for plan in _plans.get(key, ()) if not plan.lies_at(arrays)]
@@ -58,25 +60,29 @@ class KeptPlan(Plan):
             return None
         for dtype in self._dtypes:
             check_rounded(hyper, dtype)
-        self._begin(params, hyper, step)
+        if not self._lock.acquire(blocking=False):  # another thread is inside
+            return None
         try:
+            self._begin(params, hyper, step)
             self._lend(grads)  # which may be used on other streams than the last ones
             if self.again(None, params, grads, self._node, False) is None:
                 return None
             return self._done()
         finally:
             self._give_back()
+            self._lock.release()
 
     def call_checked(
         self, params: Sequence[Any], grads: Sequence[DeviceArray | None], hyper: Hyper, step: int
     ) -> bool:
         """The step with gradients that have been checked."""
-        self._begin(params, hyper, step)
-        try:
-            self.run(grads, False)
-            return self._done()
-        finally:
-            self._give_back()
+        with self._lock:
+            try:
+                self._begin(params, hyper, step)
+                self.run(grads, False)
+                return self._done()
+            finally:
+                self._give_back()
 
     def _begin(self, params: Sequence[Any], hyper: Hyper, step: int) -> None:
         self.set_hypers([hyper])

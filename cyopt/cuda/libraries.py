@@ -73,7 +73,7 @@ def identity(value: Any) -> Identity:
 def _asked(cls: type) -> tuple[_cpu.Exchange | None, Any, Callable[[Any], Identity] | str]:
     """How `_cpu.Places` asks arrays of a type."""
     library = _of_type(cls)
-    is_lazy = getattr(cls, library.is_lazy) if library.is_lazy else None
+    is_lazy = getattr(cls, library.is_lazy, None) if library.is_lazy else None
     return _exchange(cls), is_lazy, library.identity
 
 
@@ -146,7 +146,7 @@ def _torch_interface(value: Any, what: str) -> dict[str, Any]:
 
 
 def _torch_identity(value: Any) -> Identity:
-    if not value.is_cuda or str(value.layout) != "torch.strided":
+    if not is_on_gpu(value) or str(value.layout) != "torch.strided":
         return NOT_ON_GPU
     form = value.dtype, value.shape, value.stride(), value.is_neg(), value.get_device()
     return value.data_ptr(), *form

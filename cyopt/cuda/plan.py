@@ -318,7 +318,8 @@ class Plan:
             sets = [(self._group_of[i], i) for i in batch.sets]
             scalars = batch.source.dtype, batch.source.scalars, sets
             batch.launches[stream] = self._device.launch(*where, tables, *scalars)
-        return batch.launches[stream], (self._hypers, self._counts)
+        launch = batch.launches[stream]
+        return launch, (launch.scalars(self._hypers, self._counts),)
 
     def _begin_averages(self, stream: int) -> list[Call]:
         """Copies of the parameters into averages that begin so in this step."""

@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, compress
-from operator import is_
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,33 +43,6 @@ _is_contiguous, _is_neg = torch.Tensor.is_contiguous, torch.Tensor.is_neg
 _REFUSED = ("foreach", "fused", "capturable", "differentiable")
 
 
-class _Counters:
-    """How many steps each parameter of a group has made, as torch has it: tensors of one number.
-
-    They lie in one array here: to add one to each tensor takes torch a microsecond.
-    """
-
-    def __init__(self, params: list[Any]) -> None:
-        self.params = list(params)
-        together = torch.zeros(len(params), dtype=torch.float32)
-        self._numbers, self._tensors = together.numpy(), list(together.unbind())
-
-    def are_of(self, params: list[Any]) -> bool:
-        """Whether they are for these parameters."""
-        return len(params) == len(self.params) and all(map(is_, params, self.params))
-
-    def get(self, i: int, state: dict[str, Any]) -> int:
-        """The count of parameter `i`, whose state may come from elsewhere."""
-        step = state.get("step", 0)
-        return int(self._numbers[i] if step is self._tensors[i] else step)
-
-    def set(self, indices: Sequence[int], states: Sequence[dict[str, Any]], step: int) -> None:
-        """These parameters have made so many."""
-        self._numbers[list(indices)] = step
-        for i, state in zip(indices, states, strict=True):
-            state["step"] = self._tensors[i]
-
-
 class _Steps:
     """`step` of a torch optimizer, by a function of cyopt."""
 
@@ -90,15 +62,15 @@ class _Steps:
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for number, group in enumerate(self.param_groups):
-            self._step_group(number, group)
+        for group in self.param_groups:
+            self._step_group(group)
         return loss
 
     def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The names of the group's state arrays, torch's and cyopt's."""
         raise NotImplementedError
 
-    def _step_group(self, number: int, group: dict[str, Any]) -> None:
+    def _step_group(self, group: dict[str, Any]) -> None:
         for name in _REFUSED:
             if group.get(name):
                 raise TypeError(
@@ -107,21 +79,20 @@ class _Steps:
         slots = self._slots(group)
         numbers = {name: group[name] for name in ("maximize", *self._same) if name in group}
         numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
-        counters = self._counters_of(number, group["params"])
         calls: dict[tuple[int, int], list[Any]] = defaultdict(list)  # by step and device
-        for i, p in enumerate(group["params"]):
+        for p in group["params"]:
             if (grad := p.grad) is not None:
                 if not (p.is_cuda or p.is_cpu):
                     raise TypeError(f"a parameter is on {p.device}; expected a CPU or NVIDIA GPU")
                 state, is_new = self._state_of(p, slots)
-                step = self._done(i, state, is_new, counters) + 1
-                calls[step, p.get_device()].append((i, p, grad, state, is_new))
+                step = self._done(state, is_new) + 1
+                calls[step, p.get_device()].append((p, grad, state, is_new))
         for (step, _), members in calls.items():
-            indices, params, grads, states, new = zip(*members, strict=True)
+            params, grads, states, new = zip(*members, strict=True)
             columns = {"param": list(params), "grad": list(grads)}
             columns |= {slot: [state[slot] for state in states] for slot in slots}
             type(self)._function(**_arrays(columns), step=step, **numbers)
-            self._count(indices, states, step, counters)
+            self._count(states)
             self.state.update(compress(zip(params, states, strict=True), new))
             increment_version(params)
 
@@ -135,19 +106,19 @@ class _Steps:
                 state = {**state, slot: zeros}
         return state, state is not known
 
-    def _counters_of(self, number: int, params: list[Any]) -> _Counters:
-        """Those of a group: others where its parameters are, and in a copy of the optimizer."""
-        known: dict[int, _Counters] = self.__dict__.setdefault("_counters", {})
-        if number not in known or not known[number].are_of(params):
-            known[number] = _Counters(params)
-        return known[number]
-
-    def _done(self, i: int, state: dict[str, Any], is_new: bool, counters: _Counters) -> int:
+    def _done(self, state: dict[str, Any], is_new: bool) -> int:
         """How many steps a parameter with this state has made."""
-        return counters.get(i, state)
+        return int(state.get("step", 0))
 
-    def _count(self, indices: Any, states: Any, step: int, counters: _Counters) -> None:
-        counters.set(indices, states, step)
+    def _count(self, states: Sequence[dict[str, Any]]) -> None:
+        for state in states:
+            if "step" not in state:
+                state["step"] = torch.tensor(0.0, dtype=torch.float32)
+        steps = [state["step"] for state in states]
+        # Adding one to a tensor takes torch over a microsecond.
+        plain = _EXCHANGE is not None and set(map(type, steps)) == {torch.Tensor}
+        if not (plain and _EXCHANGE.count(steps)):
+            torch._foreach_add_(steps, 1.0)
 
 
 def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -158,7 +129,7 @@ def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if columns["param"][0].is_cuda:
             return columns
         if (arrays := _EXCHANGE.arrays(tensors)) is not None:
-            return {name: arrays[n * k :][:n] for k, name in enumerate(columns)}
+            return {name: arrays[n * k : n * (k + 1)] for k, name in enumerate(columns)}
     rows = [_row(*row) for row in zip(*columns.values(), strict=True)]
     return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
 
@@ -166,8 +137,6 @@ def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
 def _row(p: Any, grad: Any, *state: Any) -> list[Any]:
     """The same for one parameter, whatever torch's version, the class and the order."""
     tensors = [p, grad.resolve_neg(), *state]
-    if p.is_cuda and p.is_contiguous():
-        return tensors
     tensors = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
     if not p.is_contiguous():  # dense in another order of dimensions, as channels_last
         axes = np.argsort([-stride for stride in p.stride()], kind="stable").tolist()
@@ -199,11 +168,11 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
     def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def _done(self, i: int, state: dict[str, Any], is_new: bool, counters: _Counters) -> int:
+    def _done(self, state: dict[str, Any], is_new: bool) -> int:
         """Torch keeps no count here: only the first step of a buffer, undampened, is another."""
         return 0 if is_new else 1
 
-    def _count(self, indices: Any, states: Any, step: int, counters: _Counters) -> None:
+    def _count(self, states: Sequence[dict[str, Any]]) -> None:
         pass
 
 

@@ -218,15 +218,16 @@ def test_integration_of_torch(torch, name):
     from cyopt.integrations import torch as ours
 
     net = model(torch)
-    twin = [p.detach().cpu().clone().requires_grad_() for p in net.parameters()]
-    opt, cpu = getattr(ours, name)(net.parameters(), lr=0.1), getattr(ours, name)(twin, lr=0.1)
+    params = [*net.parameters(), torch.ones(3, requires_grad=True)]  # the last one on the CPU
+    twin = [p.detach().cpu().clone().requires_grad_() for p in params]
+    opt, cpu = getattr(ours, name)(params, lr=0.1), getattr(ours, name)(twin, lr=0.1)
     data = torch.randn(32, 64, device="cuda")
     for _ in range(3):
         opt.zero_grad()
-        net(data).square().sum().backward()
-        for p, other in zip(net.parameters(), twin, strict=True):
-            other.grad = p.grad.cpu()
+        (net(data).square().sum() + params[-1].square().sum().cuda()).backward()
+        for p, other in zip(params, twin, strict=True):
+            other.grad = p.grad.cpu().clone()
         opt.step()
         cpu.step()
-    for p, other in zip(net.parameters(), twin, strict=True):
+    for p, other in zip(params, twin, strict=True):
         assert torch.equal(p.detach().cpu(), other.detach())
