@@ -116,8 +116,8 @@ class _Steps:
                 state["step"] = torch.tensor(0.0, dtype=torch.float32)
         steps = [state["step"] for state in states]
         # Adding one to a tensor takes torch over a microsecond.
-        plain = _EXCHANGE is not None and set(map(type, steps)) == {torch.Tensor}
-        if not (plain and _EXCHANGE.count(steps)):
+        plain = set(map(type, steps)) == {torch.Tensor}
+        if not (plain and _EXCHANGE is not None and _EXCHANGE.count(steps)):
             torch._foreach_add_(steps, 1.0)
 
 
