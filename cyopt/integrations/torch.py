@@ -39,7 +39,7 @@ from torch.autograd.graph import increment_version  # noqa: E402
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 _TABLE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch 2.10
 _EXCHANGE = None if _TABLE is None else _cpu.Exchange.of(_TABLE)
-_is_contiguous, _is_neg = torch.Tensor.is_contiguous, torch.Tensor.is_neg
+_is_neg = torch.Tensor.is_neg
 _REFUSED = ("foreach", "fused", "capturable", "differentiable")
 
 
@@ -123,30 +123,29 @@ class _Steps:
 
 def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Parameters, their gradients and state: as NumPy has the same memory, or on a GPU."""
+    for i, p in enumerate(columns["param"]):
+        if not p.is_contiguous():  # dense in another order of dimensions, as channels_last
+            axes = np.argsort([-stride for stride in p.stride()], kind="stable").tolist()
+            for column in columns.values():
+                column[i] = column[i].detach().permute(axes)
+    if any(map(_is_neg, columns["grad"])):
+        columns["grad"] = [grad.resolve_neg() for grad in columns["grad"]]
+    if columns["param"][0].is_cuda:
+        return columns
     n, tensors = len(columns["param"]), list(chain(*columns.values()))
-    dense = set(map(type, tensors)) <= _PLAIN and all(map(_is_contiguous, columns["param"]))
-    if _EXCHANGE is not None and dense and not any(map(_is_neg, tensors)):
-        if columns["param"][0].is_cuda:
-            return columns
-        if (arrays := _EXCHANGE.arrays(tensors)) is not None:
-            return {name: arrays[n * k : n * (k + 1)] for k, name in enumerate(columns)}
-    rows = [_row(*row) for row in zip(*columns.values(), strict=True)]
-    return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+    plain = set(map(type, tensors)) <= _PLAIN and not any(map(_is_neg, tensors))
+    arrays = _EXCHANGE.arrays(tensors) if plain and _EXCHANGE is not None else None
+    if arrays is None:
+        arrays = [_numpy(tensor) for tensor in tensors]
+    return {name: arrays[n * k : n * (k + 1)] for k, name in enumerate(columns)}
 
 
-def _row(p: Any, grad: Any, *state: Any) -> list[Any]:
-    """The same for one parameter, whatever torch's version, the class and the order."""
-    tensors = [p, grad.resolve_neg(), *state]
-    tensors = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
-    if not p.is_contiguous():  # dense in another order of dimensions, as channels_last
-        axes = np.argsort([-stride for stride in p.stride()], kind="stable").tolist()
-        tensors = [tensor.permute(axes) for tensor in tensors]
-    if p.is_cuda:
-        return tensors
-    arrays = [tensor.numpy() for tensor in tensors]
-    if not all(tensor.data_ptr() or not tensor.numel() for tensor in tensors):
+def _numpy(tensor: Any) -> np.ndarray[Any, Any]:
+    """By torch's own way, which takes longer and tells what is wrong."""
+    array: np.ndarray[Any, Any] = tensor.detach().numpy()
+    if array.size and not tensor.data_ptr():
         raise ValueError("a tensor has no memory: its storage was resized to 0; give it some first")
-    return arrays
+    return array
 
 
 class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types here
