@@ -19,6 +19,8 @@ from cyopt.bench.implementations import Implementation
 # step to step. OMP_WAIT_POLICY=passive would be unfair: torch's list of 1,000 arrays takes nine
 # times as long with it. The number is read when the first of them loads the runtime.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# Numba warns of each small grid; small arrays are what is measured.
+os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
 
 # Module in this folder, named like the library -> how to have it. Torch comes first, since the
 # others then find its OpenMP runtime loaded, and one thread pool serves them all.
