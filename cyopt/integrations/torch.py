@@ -142,7 +142,8 @@ def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 def _numpy(tensor: Any) -> np.ndarray[Any, Any]:
     """By torch's own way, which takes longer and tells what is wrong."""
-    array: np.ndarray[Any, Any] = tensor.detach().numpy()
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    array: np.ndarray[Any, Any] = plain.numpy()
     if array.size and not tensor.data_ptr():
         raise ValueError("a tensor has no memory: its storage was resized to 0; give it some first")
     return array
