@@ -67,9 +67,9 @@ cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
     cdef cnp.npy_intp strides[MOST_AXES]
     cdef int d, itemsize = tensor.dtype.bits // 8
     if (not tensor.data  # NumPy would allocate
-            or tensor.device.device_type != CPU or tensor.dtype.code != FLOAT or tensor.dtype.lanes != 1
-            or itemsize not in (4, 8) or tensor.ndim > MOST_AXES
-            or (tensor.ndim and not tensor.strides)):
+            or tensor.device.device_type != CPU or tensor.dtype.code != FLOAT
+            or tensor.dtype.lanes != 1 or itemsize not in (4, 8)
+            or tensor.ndim > MOST_AXES or (tensor.ndim and not tensor.strides)):
         return None
     for d in range(tensor.ndim):
         shape[d], strides[d] = tensor.shape[d], itemsize * tensor.strides[d]

@@ -89,16 +89,18 @@ def _check_numbers(array: Array, what: str) -> None:
 def check_param(array: Array, what: str) -> None:
     """A parameter or a state array: float32 or float64, writable, dense."""
     _check_numbers(array, what)
-    flags = array.flags
+    flags, on_cpu = array.flags, isinstance(array, np.ndarray)
     if not flags.writeable:
         raise ValueError(
             f"{what} is read-only, but a step updates it in place; pass a writable array"
-            " (a DLPack array is writable from NumPy 2.2 on)"
+            + (" (a DLPack array is writable from NumPy 2.2 on)" if on_cpu else "")
         )
     if not (flags.c_contiguous or flags.f_contiguous):
         raise ValueError(
             f"{what} of shape {array.shape} has strides {array.strides}; expected a contiguous"
-            " array in C or Fortran order: make it np.ascontiguousarray(it) and keep that one"
+            " array in C or Fortran order: "
+            + ("make it np.ascontiguousarray(it)" if on_cpu else "make a contiguous copy")
+            + " and keep that one"
         )
 
 

@@ -11,7 +11,7 @@ Each returns True, or False if `skip_nonfinite` skipped the step: repeat the sam
 
 All is checked before a byte is written; TypeError or ValueError names the argument.
 
-Arrays on a GPU: a call with `clip_norm` or `skip_nonfinite` waits for the GPU; a class does not.
+Arrays on a GPU: a call with `skip_nonfinite` waits for the GPU to answer; a class does not.
 """
 
 from __future__ import annotations

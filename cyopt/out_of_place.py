@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cyopt.arrays import Array, as_array, elements_apart, sharing
+from cyopt.cuda.libraries import is_on_gpu
 from cyopt.functional import adagrad_, adam_, rmsprop_, sgd_
 
 
@@ -118,6 +119,11 @@ def _each(value: Any) -> Sequence[Any]:
 
 
 def _checked(param: Any) -> Array:
+    if is_on_gpu(param):
+        raise TypeError(
+            "param is on a GPU, where there is no step out of place; copy it, and call the function"
+            " of the same name with an underscore, such as cyopt.adam_"
+        )
     if not isinstance(param, np.ndarray) or isinstance(param, np.ma.MaskedArray):
         raise TypeError(f"param is a {type(param).__name__}; expected a numpy.ndarray")
     return param

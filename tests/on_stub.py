@@ -202,6 +202,16 @@ def without_packages():
     refused()
 
 
+def without_compiler():
+    """As beside other packages for CUDA, without Numba."""
+    sys.modules["numba"] = None
+    opt, grads, *_ = made()
+    try:
+        opt.step(grads)
+    except RuntimeError as error:
+        print(error)
+
+
 def refused():
     """What is missing is told."""
     try:

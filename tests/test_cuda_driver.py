@@ -129,6 +129,11 @@ def test_a_folder_that_cannot_be_written(on_stub, tmp_path):
     assert on_stub("steady") == ["cuLaunchKernel"] * 3
 
 
+def test_half_an_installation(on_stub):
+    (line,) = on_stub("without_compiler")
+    assert re.search(r"adam_float32 cannot be compiled.*numba.*: pip install 'cyopt\[cuda\]'", line)
+
+
 @pytest.mark.parametrize(
     ("name", "environment", "message"),
     [

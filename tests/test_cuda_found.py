@@ -272,11 +272,26 @@ def test_nothing_is_kept_for_steps_that_no_graph_holds(gpu):
     pair = Pair(capturable=True)
     pair.opt.step(pair.own_grads, stream=11)
     gpu.capture(pair.opt.step, pair.own_grads, stream=11)
-    kept = pair.opt._lists[None].plan._decision._kept
-    for i in range(20):
-        pair.opt.step([None if i % 2 else g for i, g in enumerate(pair.own_grads)], stream=11)
+    decision = pair.opt._lists[None].plan._decision
+    for k in range(1, 20):
+        pair.opt.step([g if (k >> i) & 1 else None for i, g in enumerate(pair.own_grads)])
         pair.opt.step(pair.own_grads, stream=11)
-    assert len(kept) <= 4
+    assert len(decision._in_graphs) == 1
+    assert len(decision._known) <= 8
+
+
+def test_gradients_that_come_and_go_allocate_nothing(gpu, monkeypatch):
+    """To free memory waits for the GPU."""
+    pair = Pair(clip_norm=0.1)
+    some = [None if i % 2 else grad for i, grad in enumerate(pair.grads)]
+    own = [None if i % 2 else grad for i, grad in enumerate(pair.own_grads)]
+    for again in range(3):
+        if again == 2:
+            monkeypatch.setattr(gpu, "allocate", None)
+        pair.step()
+        pair.opt.step(own)
+        pair.cpu.step(some)
+        pair.same()
 
 
 def test_a_subclass_is_of_the_library_of_its_base():

@@ -282,6 +282,25 @@ def test_functions(gpu):
     assert same_bits(w, twins[0])
 
 
+def test_functions_wait_for_an_answer_alone(gpu, monkeypatch):
+    arrays = [HostArray(np.full(9, x)) for x in (1.0, 0.5, 0.1, 0.2)]
+    monkeypatch.setattr(gpu, "download", None)
+    for step in (1, 2, 3):
+        assert cyopt.adam_(*arrays, step=step, clip_norm=0.1) is True
+    with pytest.raises(TypeError, match="not callable"):
+        cyopt.adam_(*arrays, step=4, skip_nonfinite=True)
+
+
+def test_what_is_not_for_arrays_on_a_gpu(gpu):
+    arrays = [HostArray(np.full(9, x)) for x in (1.0, 0.5, 0.1, 0.2)]
+    with pytest.raises(TypeError, match=r"param is on a GPU.* such as cyopt\.adam_"):
+        cyopt.adam(*arrays, step=1)
+    with pytest.raises(ValueError, match="make a contiguous copy and keep"):
+        cyopt.SGD([HostArray(np.ones(8)[::2])])
+    with pytest.raises(ValueError, match=r"pass a writable array$"):
+        cyopt.SGD([HostArray(np.broadcast_to(1.0, (1,)))])
+
+
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"ema": 0.5}], ids=str)
 def test_functions_keep_their_plan_and_no_array(gpu, options, monkeypatch):
     rng = np.random.default_rng(0)
@@ -382,7 +401,8 @@ def test_a_given_stream_is_the_only_one(gpu, stream):
 
 def test_streams_that_are_none(gpu):
     pair = Pair(shapes=[(4,)])
-    with pytest.raises(TypeError, match="stream is a str; expected a stream of torch"):
-        pair.step(stream="default")
+    for stream in ("default", -5, True, 2.5j):
+        with pytest.raises(TypeError, match=rf"stream is {stream!r}; expected a stream of torch"):
+            pair.step(stream=stream)
     with pytest.raises(TypeError, match="stream is given, but the parameters are on the CPU"):
         pair.cpu.step(pair.grads, stream=11)

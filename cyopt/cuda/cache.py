@@ -86,6 +86,12 @@ def kernel(source: Source, ordinal: int) -> Any:
     from cuda.core import ObjectCode
 
     device = driver.device(ordinal)
-    code = cubin(source, device.compute_capability)
+    try:
+        code = cubin(source, device.compute_capability)
+    except ImportError as error:
+        raise RuntimeError(
+            f"the kernel {source.name} cannot be compiled, as a package is missing ({error}):"
+            f" {driver.INSTALL}"
+        ) from error
     with device.beside_captures():
         return ObjectCode.from_cubin(code).get_kernel(compiler.entry(code))

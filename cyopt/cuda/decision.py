@@ -48,6 +48,7 @@ from cyopt.hyper import Hyper
 
 Numbers = np.ndarray[Any, Any]
 DTYPES = ("float32", "float64")
+_MOST_GIVEN = 8  # sets of parameters with a gradient whose tables stay
 
 
 class Unknown(NamedTuple):
@@ -103,10 +104,8 @@ class Decision:
         self._n_bytes = n * DECISION_BYTES
         rows.set(self._decisions.address + DECISION_BYTES * np.arange(n), np.s_[:, DECISION])
         self._old: list[Memory] = []
-        self._given: list[int] | None = None
-        self._tables, self._memory = Table(device, (0,)), device.allocate(0)
-        self._in_graph = False  # whether a graph uses these
-        self._kept: list[Table | Memory] = []  # former ones, which graphs use
+        self._known: dict[tuple[int, ...], _Given] = {}  # the last ones, the newest last
+        self._in_graphs: list[_Given] = []
 
     def set_hypers(
         self,
@@ -163,37 +162,20 @@ class Decision:
     def prepare(self, given: list[int], captured: bool) -> None:
         """Make the tables for a step in which these parameters have gradients.
 
-        Those that a graph was captured with stay.
+        Those that a graph was captured with stay. Dropping any waits for the GPU, so some stay too.
         """
-        if given == self._given:
-            return
-        self._given = None  # unless all that follows comes to its end
-        if self._in_graph or captured:  # what the graph in the making has so far may use them
-            self._kept += [self._tables, self._memory]
-        self._in_graph = False
-        dtypes = [self._params[i].dtype.name for i in given]
-        self._members = [
-            i for d in DTYPES for i, own in zip(given, dtypes, strict=True) if own == d
-        ]
-        self._ranges = {"float32": (0, dtypes.count("float32"))}
-        self._ranges["float64"] = (self._ranges["float32"][1], len(given))
-        tables = _Sums([(i, self._params[i]) for i in self._members if self._params[i].size])
-        place = {i: j for j, i in enumerate(tables.rows)}
-        entries = [(i << 32) | place.get(i, 0) for i in self._members]
-        tables.parts.append(np.array(entries, np.int64))
-        numbers = np.concatenate(tables.parts)
-        self._tables = Table(self._device, (len(numbers) or 1,))
-        self._tables.set(numbers, np.s_[: len(numbers)])
-        self._entries = self._tables.address + 8 * (len(numbers) - len(entries))
-        self._memory = self._device.allocate(8 * tables.n_values)
-        self._sums = tables
-        self._given = given
+        key = tuple(given)
+        made = self._known.pop(key, None) or _Given(self._device, self._params, given)
+        self._known[key] = self._given = made
+        if len(self._known) > _MOST_GIVEN:
+            del self._known[next(iter(self._known))]
+        if captured and made not in self._in_graphs:
+            self._in_graphs.append(made)
 
     def upload(self, stream: int, captured: bool) -> None:
         """All that changed; a graph goes on counting from the counters as they are."""
         self._hypers.upload(stream, captured)
-        self._tables.upload(stream, captured)
-        self._in_graph |= captured
+        self._given.tables.upload(stream, captured)
         if not captured:
             self._counters.upload(stream)
 
@@ -208,12 +190,13 @@ class Decision:
         """
         launch = partial(self._launch, stream)
         calls = self._measure(stream, GRAD, SIZE, GRAD_SQUARES) if measures else []
-        ranges = [row for row in self._ranges.items() if row[1][0] < row[1][1]]
+        given = self._given
+        ranges = [row for row in given.ranges.items() if row[1][0] < row[1][1]]
         for dtype, (first, last) in ranges or [("float64", (0, 0))]:
-            tables = (self._rows.address, self._entries, len(self._members), first, last)
-            own = (self._memory.address + 8 * self._sums.per_array, self._counters.address)
+            tables = (self._rows.address, given.entries, len(given.members), first, last)
+            own = (given.memory.address + 8 * given.sums.per_array, self._counters.address)
             measured = ALL_NORMS if norms else GRAD_NORM if measures else NO_NORM
-            leads = measured if last == len(self._members) else 0
+            leads = measured if last == len(given.members) else 0
             calls.append(
                 launch(
                     measure.decide, dtype, max(last - first, 1), *tables, *own, self._report, leads
@@ -238,7 +221,8 @@ class Decision:
         return moved + self._measure(stream, PARAM, SIZE, PARAM_SQUARES)
 
     def _measure(self, stream: int, column: int, subtracted: int, place: int) -> list[Call]:
-        sums, memory, tables = self._sums, self._memory.address, self._tables.address
+        given = self._given
+        sums, memory, tables = given.sums, given.memory.address, given.tables.address
         launch = partial(self._launch, stream)
         calls = []
         for dtype, (first, n) in sums.chunks.items():
@@ -264,6 +248,24 @@ class Decision:
         compiled = cache.kernel(written(kernel, dtype), self._device.ordinal)
         blocks = -(-n // THREADS)
         return self._device.launch(compiled, blocks, stream, args), ()
+
+
+class _Given:
+    """What depends on which parameters have a gradient."""
+
+    def __init__(self, device: Device, params: Sequence[DeviceArray], given: list[int]) -> None:
+        dtypes = [params[i].dtype.name for i in given]
+        self.members = [i for d in DTYPES for i, own in zip(given, dtypes, strict=True) if own == d]
+        self.ranges = {"float32": (0, dtypes.count("float32"))}
+        self.ranges["float64"] = (self.ranges["float32"][1], len(given))
+        self.sums = _Sums([(i, params[i]) for i in self.members if params[i].size])
+        place = {i: j for j, i in enumerate(self.sums.rows)}
+        entries = [(i << 32) | place.get(i, 0) for i in self.members]
+        numbers = np.concatenate([*self.sums.parts, np.array(entries, np.int64)])
+        self.tables = Table(device, (len(numbers) or 1,))
+        self.tables.set(numbers, np.s_[: len(numbers)])
+        self.entries = self.tables.address + 8 * (len(numbers) - len(entries))
+        self.memory = device.allocate(8 * self.sums.n_values)
 
 
 class _Level:

@@ -15,6 +15,7 @@ from cyopt.cuda import libraries
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.plan import Plan
 from cyopt.hyper import Hyper, check_rounded
+from cyopt.measured import PENDING, Done
 
 if TYPE_CHECKING:
     from cyopt.parameters import Layout
@@ -65,9 +66,8 @@ class KeptPlan(Plan):
         try:
             self._begin(params, hyper, step)
             self._lend(grads)  # which may be used on other streams than the last ones
-            if self.again(None, params, grads, self._node, False) is None:
-                return None
-            return self._done()
+            done = self.again(None, params, grads, self._node, False)
+            return None if done is None else self._told(done)
         finally:
             self._give_back()
             self._lock.release()
@@ -79,8 +79,7 @@ class KeptPlan(Plan):
         with self._lock:
             try:
                 self._begin(params, hyper, step)
-                self.run(grads, False)
-                return self._done()
+                return self._told(self.run(grads, False))
             finally:
                 self._give_back()
 
@@ -91,9 +90,12 @@ class KeptPlan(Plan):
         for array, value in zip(self._params, params, strict=True):
             array.owner = value
 
-    def _done(self) -> bool:
-        self.fetch()
-        return not self._measured[3]
+    def _told(self, done: Done) -> bool:
+        """Whether the step was made; where the GPU decides that, it is waited for."""
+        if done is PENDING:
+            self.fetch()
+            return not self._measured[3]
+        return bool(done)
 
     def _give_back(self) -> None:
         self._streams.give_back()

@@ -94,12 +94,15 @@ def stream_handle(stream: Any) -> int:
         handle = next((getattr(stream, n) for n in names if hasattr(stream, n)), stream)
         handle = getattr(handle, "value", handle)  # of ctypes
     try:
-        return int(handle or 0) or LEGACY_STREAM
+        number = int(handle or 0)
     except (TypeError, ValueError):
+        number = -1
+    if number < 0 or isinstance(stream, bool):
         raise TypeError(
-            f"stream is a {type(stream).__name__}; expected a stream of torch, CuPy, Numba or"
-            " cuda.core, or its handle as an integer"
-        ) from None
+            f"stream is {stream!r}; expected a stream of torch, CuPy, Numba or cuda.core, or its"
+            " handle, a positive integer"
+        )
+    return number or LEGACY_STREAM
 
 
 def _interface(value: Any, what: str) -> dict[str, Any]:
