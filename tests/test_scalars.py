@@ -26,16 +26,18 @@ def test_c_has_the_scalars_of_the_rules(variant):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("variant", VARIANTS[::3], ids=name)
-def test_rounded_they_are_numbers_of_numpy(variant, dtype):
+def test_for_a_gpu_they_are_rounded_as_by_numpy(variant, dtype):
     cls, kwargs = variant
     hyper = cls(**{**kwargs, "grad_scale": 1e-300}).groups[0].at(0)
     with np.errstate(over="ignore"):
-        expected = {
-            k: np.dtype(dtype).type(v) for k, v in rules.prepare(hyper, 3).items() if k in SCALARS
-        }
-    assert dtype == "float64" or np.isinf(expected["s"])
-    found = _cpu.rounded(hyper, 3, list(expected), dtype)
-    assert [(type(x), x) for x in found] == [(type(x), x) for x in expected.values()]
+        steps = [rules.prepare(hyper, t) for t in (3, 7)]
+        expected = np.array([[step[name] for name in SCALARS] for step in steps], dtype)
+    assert dtype == "float64" or np.isinf(expected).any()
+    kernel = (0, None), 0, 1, 1, 1, (), dtype, SCALARS, [(0, 1), (0, 0)]
+    found = _cpu.Launch(*kernel).scalars([hyper], np.array([6, 2], np.int64))
+    # Each is at the start of 8 bytes.
+    numbers = np.frombuffer(found, dtype)[:: 8 // expected.itemsize]
+    assert np.array_equal(numbers, expected.ravel())
 
 
 rates = st.floats(0, 1, exclude_max=True)

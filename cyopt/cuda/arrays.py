@@ -42,12 +42,12 @@ class DeviceArray:
         interface = libraries.of(value).interface(value, what)
         if interface.get("mask") is not None:
             raise TypeError(f"{what} has a mask, which a step would ignore; pass the data alone")
-        if not interface["data"][0] and 0 not in interface["shape"]:
-            raise ValueError(f"{what} has no memory: its storage was freed; pass one that has")
         try:
             device = _ordinal(value, interface)
         except RuntimeError as error:
             raise RuntimeError(f"{what} is on a GPU: {error}") from error
+        if not interface["data"][0] and 0 not in interface["shape"]:
+            raise ValueError(f"{what} has no memory: its storage was freed; pass one that has")
         return cls(np.asarray(_Place(interface)), device, value)
 
     @classmethod
