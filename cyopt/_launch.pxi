@@ -55,6 +55,7 @@ cdef class Launch:
         cdef cyopt_scalars x
         cdef double to[MOST_SCALARS]
         cdef double *first = &x.s
+        cdef float single
         cdef int i, j, n = 0
         if not self._n_scalars:
             return b""
@@ -63,10 +64,10 @@ cdef class Launch:
             cyopt_prepare(
                 &h, (<int64_t *>cnp.PyArray_DATA(counts))[self._params[i]] + 1, &x)
             for j in range(self._n_scalars):
+                to[n] = first[self._places[j]]
                 if self._single:  # in the first bytes of its place
-                    (<float *>&to[n])[0] = <float>first[self._places[j]]
-                else:
-                    to[n] = first[self._places[j]]
+                    single = <float>to[n]
+                    memcpy(&to[n], &single, sizeof(single))
                 n += 1
         return PyBytes_FromStringAndSize(<char *>to, n * sizeof(double))
 
