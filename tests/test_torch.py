@@ -102,7 +102,9 @@ def test_counts_are_those_of_torch_whatever_is_done_to_them():
             seen.extend([counts(opt), [p.tolist() for p in params]])
 
         step(0, 1, 2)
+        held = opt.state[params[0]]["step"]
         step(0, 2)
+        seen.append([float(held)])
         opt.state[params[1]]["step"].fill_(7)
         step(0, 1, 2)
         opt.param_groups[0]["params"].reverse()
