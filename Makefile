@@ -53,7 +53,7 @@ test-mpi: .venv-mpi/built  ## The tests of several ranks, with an MPI of its own
 		--editable ".[mpi,test]"
 	@touch $@
 
-# What compiles kernels for GPUs is 300 MB; no GPU is needed.
+# What compiles kernels for GPUs is 300 MB, CuPy another 70; no GPU is needed.
 test-cuda: .venv-cuda/built  ## The tests of the code for GPUs, compiled and run on the CPU.
 	.venv-cuda/bin/python -m pytest $(wildcard tests/test_cuda_*.py) cyopt/cuda
 
@@ -61,7 +61,7 @@ test-cuda: .venv-cuda/built  ## The tests of the code for GPUs, compiled and run
 	@echo "Building cyopt into .venv-cuda with Numba's compiler for GPUs: some minutes."
 	@$(PYTHON) -m venv .venv-cuda
 	@PYTHONWARNINGS=ignore .venv-cuda/bin/pip install --quiet --disable-pip-version-check \
-		--editable ".[cuda,test]" nvidia-cuda-nvdisasm
+		--editable ".[cuda,test]" nvidia-cuda-nvdisasm cupy-cuda13x
 	@touch $@
 
 # With what the machine has of torch and CuPy; GPU_PEERS is what pip is asked for, empty for none.

@@ -17,7 +17,7 @@ cdef class Version:
         return Version, (self.value,)
 
 
-def unchanged(list versions):
+cpdef bint unchanged(list versions) except -1:
     """Whether no group has changed since its `Version` had the number beside it."""
     cdef Version version
     for version, known in versions:
@@ -43,17 +43,20 @@ def take_up(list calls, list pairs, list changes, owner, dict waiting):
 
 
 def count(cnp.ndarray counts, cnp.ndarray given, cnp.ndarray steps, bint keyed):
-    """Count a step: of each parameter that is given (1, not 0), and of the optimizer.
-
-    With `keyed`, its steps are the most that any of its lists has made.
-    """
+    """Count a step: of each parameter that is given (1, not 0), and of the optimizer."""
     cdef int64_t *completed = <int64_t *>cnp.PyArray_DATA(counts)
     cdef int64_t *ones = <int64_t *>cnp.PyArray_DATA(given)
     cdef int64_t *total = <int64_t *>cnp.PyArray_DATA(steps)
     cdef ptrdiff_t i
     for i in range(cnp.PyArray_SIZE(counts)):
         completed[i] += ones[i]
-    total[0] = max(total[0], completed[0]) if keyed else total[0] + 1
+    total[0] = _counted(total[0], completed[0], keyed)
+
+
+cdef int64_t _counted(int64_t steps, int64_t completed, bint keyed) noexcept:
+    """The steps of an optimizer after one more; with `keyed`, the most that any of its lists has
+    completed."""
+    return max(steps, completed) if keyed else steps + 1
 
 
 def perform(list calls, list pairs):

@@ -108,9 +108,7 @@ class Places:
     def __init__(
         self,
         values: list[Any],
-        library_of: Callable[
-            [type], tuple[Exchange | None, Any, Callable[[Any], tuple[Any, ...]] | str]
-        ],
+        library_of: Callable[[type], tuple[Any, ...]],
     ) -> None: ...
     def find(self, values: list[Any]) -> Counts | None: ...
 

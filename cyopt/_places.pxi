@@ -155,25 +155,29 @@ cdef class Places:
 
     `library_of` has for a type its `Exchange` or None, a function that tells whether an array's
     numbers are not those in its memory, or None, and for types without an `Exchange` the name of
-    an attribute or a function that gives a tuple: the address, then all else that an array is. None
-    stands where no array is.
+    an attribute or a function that gives a tuple: the address, then all else that an array is; at
+    last the name of an attribute, second in the tuple, which alone can change while an array is the
+    same object, or None. None stands where no array is.
     """
     cdef readonly list forms        # of each array: None, bytes of the numbers, or the tuple
     cdef public cnp.ndarray addresses
+    cdef list _first                # weak references to those of which one attribute can change
     cdef object _library_of
     # Of the type that was looked at last.
-    cdef object _type, _lazy, _identity
+    cdef object _type, _lazy, _identity, _changing
     cdef Exchange _exchange
 
     def __init__(self, list values, library_of):
         cdef int64_t address
         cdef int64_t numbers[MOST_NUMBERS]
         self._library_of = library_of
-        self.forms = []
+        self.forms, self._first = [], []
         self.addresses = np.empty(len(values), np.int64)
         for i, value in enumerate(values):
             self.forms.append(self._form(value, &address, numbers))
             self.addresses[i] = address
+            lasts = value is not None and self._changing is not None
+            self._first.append(PyWeakref_NewRef(value, None) if lasts else None)
 
     def find(self, list values):
         """The addresses of arrays that are as these; None if one is not. If all lie where these
@@ -186,7 +190,7 @@ cdef class Places:
         if len(values) != n:
             return None
         for i in range(n):
-            if not self._is_alike(values[i], self.forms[i], &address, numbers):
+            if not self._is_alike(values[i], i, &address, numbers):
                 return None
             if address != known[i] and found is before:
                 found = before.copy()
@@ -194,10 +198,12 @@ cdef class Places:
                 (<int64_t *>cnp.PyArray_DATA(found))[i] = address
         return found
 
-    cdef bint _is_alike(self, value, form, int64_t *address, int64_t *numbers) except -1:
+    cdef bint _is_alike(
+            self, value, ptrdiff_t i, int64_t *address, int64_t *numbers) except -1:
         cdef size_t n
-        cdef ptrdiff_t i
+        cdef ptrdiff_t j
         cdef tuple identity
+        form = self.forms[i]
         address[0] = 0
         if value is None or form is None:
             return value is form
@@ -208,17 +214,29 @@ cdef class Places:
                 and <size_t>PyBytes_GET_SIZE(form) == n * sizeof(int64_t)
                 and memcmp(numbers, PyBytes_AS_STRING(form), n * sizeof(int64_t)) == 0
             )
+        if self._changing is not None and self._is_first(value, i):
+            address[0] = (<tuple>form)[0]
+            return getattr(value, self._changing) == (<tuple>form)[1]
         identity = self._ask(value)
         address[0] = identity[0]
         if identity is form:
             return True
         if len(identity) != len(<tuple>form):
             return False
-        for i in range(1, len(identity)):
-            known = (<tuple>form)[i]
-            if identity[i] is not known and identity[i] != known:
+        for j in range(1, len(identity)):
+            known = (<tuple>form)[j]
+            if identity[j] is not known and identity[j] != known:
                 return False
         return True
+
+    cdef bint _is_first(self, value, ptrdiff_t i) except -1:
+        """Whether it is the object that was looked at first."""
+        cdef PyObject *first = NULL
+        if self._first[i] is None:
+            return False
+        PyWeakref_GetRef(self._first[i], &first)
+        Py_XDECREF(first)
+        return first == <PyObject *>value
 
     cdef _form(self, value, int64_t *address, int64_t *numbers):
         cdef size_t n
@@ -248,6 +266,6 @@ cdef class Places:
     cdef int _choose(self, type_) except -1:
         if type_ is not self._type:
             self._type = None
-            self._exchange, self._lazy, self._identity = self._library_of(type_)
+            self._exchange, self._lazy, self._identity, self._changing = self._library_of(type_)
             self._type = type_
         return 0

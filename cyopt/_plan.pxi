@@ -49,12 +49,11 @@ cdef class Plan:
     cdef int *_copies               # of each parameter: `ema_init` is not "zeros"
     cdef double *_sums
     cdef ptrdiff_t _n, _n_written, _n_groups, _bytes
-    cdef int64_t *_known            # the versions of the groups that `_hypers` are of
     cdef int64_t[::1] _counts, _steps
     cdef double[::1] _measured
     cdef int _n_sets
     cdef bint _keyed, _zeroes
-    cdef list _params, _versions
+    cdef list _params, _versions    # of the groups: those that `_hypers` are of
     cdef object _states, _averages
     cdef readonly object written    # the argument, to check new gradients with
     cdef readonly int team          # how many threads the last step was cut for
@@ -81,11 +80,10 @@ cdef class Plan:
         self._copies = <int *>PyMem_Calloc(self._n, sizeof(int))
         self._range_above = <ptrdiff_t *>PyMem_Calloc(self._n, sizeof(ptrdiff_t))
         self._hypers = <cyopt_hyper *>PyMem_Calloc(2 * self._n_groups, sizeof(cyopt_hyper))
-        self._known = <int64_t *>PyMem_Calloc(self._n_groups, sizeof(int64_t))
         self._written = <uintptr_t *>PyMem_Calloc(2 * self._n_written, sizeof(uintptr_t))
         if not (self._arrays and self._sets and self._set_count and self._set_group
                 and self._group_of and self._casts and self._copies and self._range_above
-                and self._hypers and self._known and self._written):
+                and self._hypers and self._written):
             raise MemoryError()
         for i in range(self._n):
             param = params[i]
@@ -120,7 +118,6 @@ cdef class Plan:
         PyMem_Free(self._sums)
         PyMem_Free(self._range_above)
         PyMem_Free(self._hypers)
-        PyMem_Free(self._known)
         PyMem_Free(self._written)
 
     def set_hypers(self, hypers, versions=None):
@@ -128,26 +125,12 @@ cdef class Plan:
         `Version` and the value that it had for this; None: for one step only.
         """
         cdef ptrdiff_t i
-        cdef list known = []
         self._versions = None
         for i in range(self._n_groups):
             self._hypers[self._n_groups + i] = _hyper(hypers[i])
         for i in range(self._n_groups):
             self._hypers[i] = self._hypers[self._n_groups + i]
-            if versions is not None:
-                self._known[i] = versions[i][1]
-                known.append(<Version?>versions[i][0])
-        if versions is not None:
-            self._versions = known
-
-    cdef bint _same_hypers(self):
-        cdef ptrdiff_t i
-        if self._versions is None:
-            return False
-        for i in range(self._n_groups):
-            if (<Version>self._versions[i]).value != self._known[i]:
-                return False
-        return True
+        self._versions = versions
 
     def again(self, Gate gate, params, grads, node, bint norms):
         """One step, if these trees of the structure `node` differ from those that were checked in
@@ -158,7 +141,7 @@ cdef class Plan:
         """
         if gate is None:
             return self._again(params, grads, node, norms)
-        if gate._taken or not self._same_hypers():
+        if gate._taken or self._versions is None or not unchanged(self._versions):
             return None
         gate._taken = True
         try:
@@ -299,7 +282,6 @@ cdef class Plan:
         cdef ptrdiff_t i
         cdef cyopt_config config = _config
         cdef cyopt_report report
-        cdef int64_t now = (self._counts[0] if self._keyed else self._steps[0]) + 1
         if self._sums == NULL and self._needs_sums(norms):
             i = max(cyopt_count_chunks(self._arrays, self._n), 1)
             self._sums = <double *>PyMem_Calloc(2 * i, sizeof(double))
@@ -317,5 +299,5 @@ cdef class Plan:
             return False
         for i in range(self._n):
             self._counts[i] += self._arrays[i].grad != NULL
-        self._steps[0] = max(self._steps[0], now)
+        self._steps[0] = _counted(self._steps[0], self._counts[0], self._keyed)
         return True

@@ -237,7 +237,8 @@ def add_group(opt: Optimizer, group: Mapping[str, Any]) -> None:
         given = opt._given if opt._grouped else [{"params": opt._given}]
         opt._given, opt._grouped = [*given, group], True
         opt._groups = (*opt._groups, opt._group(group))
-        opt._structure = trees.Node(tuple(range(len(parts))), parts, False)
+        is_flat = all(part is None for part in parts)
+        opt._structure = trees.Node(tuple(range(len(parts))), parts, False, is_flat)
         made = opt._make_list(opt._tree())
         made.take_state(old)
         opt._lists = {None: made}

@@ -32,10 +32,13 @@ class Library(NamedTuple):
     stream: Callable[[Any, int], int]  # on which the value on this device is used now: a handle
     has_current_stream: bool  # one for all its arrays on a GPU
     device: Callable[[Any], int] | None  # the number of its GPU, which is part of its identity
-    # Types that C may ask by DLPack's table of functions, if they have it; a subclass may be more
-    # than its memory. And the method that tells whether a value's numbers are not those in memory.
-    exchanging: tuple[str, ...] = ()
-    is_lazy: str | None = None
+    is_on_gpu: Callable[[Any], bool]
+    # Types that are their memory and no more, of which is true what follows, and which C may ask by
+    # DLPack's table of functions, if they have it.
+    exact: tuple[str, ...] = ()
+    is_lazy: str | None = None  # the method that tells whether its numbers are not those in memory
+    # The attribute that alone can change while an array is the same object, second in its identity.
+    changing: str | None = None
 
 
 def of(value: Any) -> Library:
@@ -53,9 +56,7 @@ def _of_type(cls: type) -> Library:
 
 def is_on_gpu(value: Any) -> bool:
     """Whether this is an array in the memory of a GPU."""
-    if of(value) is _TORCH:
-        return bool(getattr(value, "is_cuda", False))
-    return hasattr(value, "__cuda_array_interface__")
+    return of(value).is_on_gpu(value)
 
 
 def places(values: list[Any]) -> _cpu.Places:
@@ -70,19 +71,21 @@ def identity(value: Any) -> Identity:
     return found
 
 
-def _asked(cls: type) -> tuple[_cpu.Exchange | None, Any, Callable[[Any], Identity] | str]:
+def _asked(cls: type) -> tuple[Any, ...]:
     """How `_cpu.Places` asks arrays of a type."""
     library = _of_type(cls)
     is_lazy = getattr(cls, library.is_lazy, None) if library.is_lazy else None
-    return _exchange(cls), is_lazy, library.identity
+    return _exchange(cls), is_lazy, library.identity, library.changing if _is_exact(cls) else None
 
 
 @lru_cache(1024)
 def _exchange(cls: type) -> _cpu.Exchange | None:
-    if f"{cls.__module__}.{cls.__qualname__}" not in _of_type(cls).exchanging:
-        return None
-    capsule = getattr(cls, "__dlpack_c_exchange_api__", None)
+    capsule = getattr(cls, "__dlpack_c_exchange_api__", None) if _is_exact(cls) else None
     return None if capsule is None else _cpu.Exchange.of(capsule)
+
+
+def _is_exact(cls: type) -> bool:
+    return f"{cls.__module__}.{cls.__qualname__}" in _of_type(cls).exact
 
 
 def stream_handle(stream: Any) -> int:
@@ -105,6 +108,10 @@ def stream_handle(stream: Any) -> int:
     return number or LEGACY_STREAM
 
 
+def _has_interface(value: Any) -> bool:
+    return hasattr(value, "__cuda_array_interface__")
+
+
 def _interface(value: Any, what: str) -> dict[str, Any]:
     return dict(value.__cuda_array_interface__)
 
@@ -122,6 +129,10 @@ def _identity(value: Any) -> Identity:
 
 def _stream(value: Any, device: int) -> int:
     return int(value.__cuda_array_interface__.get("stream") or LEGACY_STREAM)
+
+
+def _is_cuda(value: Any) -> bool:
+    return bool(getattr(value, "is_cuda", False))
 
 
 def _torch_interface(value: Any, what: str) -> dict[str, Any]:
@@ -149,7 +160,7 @@ def _torch_interface(value: Any, what: str) -> dict[str, Any]:
 
 
 def _torch_identity(value: Any) -> Identity:
-    if not is_on_gpu(value) or str(value.layout) != "torch.strided":
+    if not _is_cuda(value) or str(value.layout) != "torch.strided":
         return NOT_ON_GPU
     form = value.dtype, value.shape, value.stride(), value.is_neg(), value.get_device()
     return value.data_ptr(), *form
@@ -163,7 +174,21 @@ def _torch_stream(value: Any, device: int) -> int:
     return handle or LEGACY_STREAM
 
 
-_cupy_identity = attrgetter("data.ptr", "dtype", "shape", "strides", "data.device_id")
+def _cupy_is_array(value: Any) -> bool:
+    return hasattr(type(value), "__cuda_array_interface__")  # which would ask for the stream
+
+
+def _cupy_interface(value: Any, what: str) -> dict[str, Any]:
+    return {
+        "shape": value.shape,
+        "typestr": value.dtype.str,
+        "data": (value.data.ptr, False),
+        "strides": value.strides,
+    }
+
+
+# Its memory and dtype are its own for life; `a.shape = ...` sets shape and strides.
+_cupy_identity = attrgetter("data.ptr", "shape", "strides", "dtype", "data.device_id")
 
 
 def _cupy_stream(value: Any, device: int) -> int:
@@ -187,18 +212,26 @@ def _own_stream(value: Any, device: int) -> int:
     return LEGACY_STREAM
 
 
-_OTHER = Library(_interface, _identity, _stream, False, None)
+_OTHER = Library(_interface, _identity, _stream, False, None, _has_interface)
 _TORCH = Library(
     _torch_interface,
     _torch_identity,
     _torch_stream,
     True,
     _torch_device,
-    ("torch.Tensor", "torch.nn.parameter.Parameter"),
-    "is_neg",
+    _is_cuda,
+    exact=("torch.Tensor", "torch.nn.parameter.Parameter"),
+    is_lazy="is_neg",
 )
-_OWN = Library(_interface, "identity", _own_stream, True, attrgetter("device"))
-_LIBRARIES = {
-    "torch": _TORCH,
-    "cupy": Library(_interface, _cupy_identity, _cupy_stream, True, _cupy_device),
-}
+_CUPY = Library(
+    _cupy_interface,
+    _cupy_identity,
+    _cupy_stream,
+    True,
+    _cupy_device,
+    _cupy_is_array,
+    exact=("cupy.ndarray",),
+    changing="shape",
+)
+_OWN = Library(_interface, "identity", _own_stream, True, _own_device, _has_interface)
+_LIBRARIES = {"torch": _TORCH, "cupy": _CUPY}
