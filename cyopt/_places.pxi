@@ -58,6 +58,7 @@ cdef enum:
     FLOAT = 2
     MOST_AXES = 8
     MOST_NUMBERS = 1 + 2 * MOST_AXES
+    TOO_LARGE = 1 << 30   # a count that a float32 has missed for long
 
 
 cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
@@ -115,22 +116,38 @@ cdef class Exchange:
             arrays.append(array)
         return arrays
 
+    def integers(self, list tensors):
+        """The whole parts of float32 tensors of one number in host memory; None if one is anything
+        else."""
+        cdef list found = []
+        cdef float *number
+        for value in tensors:
+            number = self._number(value)
+            if number == NULL or not -TOO_LARGE < number[0] < TOO_LARGE:
+                return None
+            found.append(<int64_t>number[0])
+        return found
+
     def count(self, list tensors):
         """Add one to float32 tensors of one number in host memory; False, with nothing done, where
         one is anything else."""
-        cdef cyopt_dl_tensor tensor
-        cdef bint add
-        for add in (False, True):
-            for value in tensors:
-                if self._table.tensor_from_object(<void *>value, &tensor) != 0:
-                    PyErr_Clear()
-                    return False
-                if (tensor.ndim or not tensor.data or tensor.device.device_type != CPU
-                        or tensor.dtype.code != FLOAT or tensor.dtype.bits != 32):
-                    return False
-                if add:
-                    (<float *>(<char *>tensor.data + tensor.byte_offset))[0] += 1
+        for value in tensors:
+            if self._number(value) == NULL:
+                return False
+        for value in tensors:
+            self._number(value)[0] += 1
         return True
+
+    cdef float *_number(self, value) except? NULL:
+        """Where a float32 tensor of one number in host memory has it; NULL for anything else."""
+        cdef cyopt_dl_tensor tensor
+        if self._table.tensor_from_object(<void *>value, &tensor) != 0:
+            PyErr_Clear()
+            return NULL
+        if (tensor.ndim or not tensor.data or tensor.device.device_type != CPU
+                or tensor.dtype.code != FLOAT or tensor.dtype.bits != 32):
+            return NULL
+        return <float *>(<char *>tensor.data + tensor.byte_offset)
 
     cdef bint look(self, object value, int64_t *address, int64_t *numbers, size_t *n):
         """Where an array lies, and what else it is; False where that cannot be told so."""

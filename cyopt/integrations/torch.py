@@ -42,6 +42,8 @@ _EXCHANGE = None if _TABLE is None else _cpu.Exchange.of(_TABLE)
 _is_neg = torch.Tensor.is_neg
 _REFUSED = ("foreach", "fused", "capturable", "differentiable")
 
+Member = tuple[Any, Any, dict[str, Any], bool]  # a parameter, gradient, state, whether that is new
+
 
 class _Steps:
     """`step` of a torch optimizer, by a function of cyopt."""
@@ -79,16 +81,17 @@ class _Steps:
         slots = self._slots(group)
         numbers = {name: group[name] for name in ("maximize", *self._same) if name in group}
         numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
-        calls: dict[tuple[int, int], list[Any]] = defaultdict(list)  # by step and device
+        members: list[Member] = []
+        calls: dict[tuple[int, int], list[Member]] = defaultdict(list)  # by step and device
         for p in group["params"]:
             if (grad := p.grad) is not None:
                 if not (p.is_cuda or p.is_cpu):
                     raise TypeError(f"a parameter is on {p.device}; expected a CPU or NVIDIA GPU")
-                state, is_new = self._state_of(p, slots)
-                step = self._done(state, is_new) + 1
-                calls[step, p.get_device()].append((p, grad, state, is_new))
-        for (step, _), members in calls.items():
-            params, grads, states, new = zip(*members, strict=True)
+                members.append((p, grad, *self._state_of(p, slots)))
+        for member, done in zip(members, self._done(members), strict=True):
+            calls[done + 1, member[0].get_device()].append(member)
+        for (step, _), call in calls.items():
+            params, grads, states, new = zip(*call, strict=True)
             columns = {"param": list(params), "grad": list(grads)}
             columns |= {slot: [state[slot] for state in states] for slot in slots}
             type(self)._function(**_arrays(columns), step=step, **numbers)
@@ -106,19 +109,21 @@ class _Steps:
                 state = {**state, slot: zeros}
         return state, state is not known
 
-    def _done(self, state: dict[str, Any], is_new: bool) -> int:
-        """How many steps a parameter with this state has made."""
-        return int(state.get("step", 0))
+    # Reading a tensor of one number, or adding one to it, takes torch a microsecond.
+
+    def _done(self, members: Sequence[Member]) -> list[int]:
+        """How many steps these parameters have made."""
+        counters = [state.get("step", 0) for _, _, state, _ in members]
+        done = _EXCHANGE.integers(counters) if _EXCHANGE and _are_plain(counters) else None
+        return list(map(int, counters)) if done is None else done
 
     def _count(self, states: Sequence[dict[str, Any]]) -> None:
         for state in states:
             if "step" not in state:
                 state["step"] = torch.tensor(0.0, dtype=torch.float32)
-        steps = [state["step"] for state in states]
-        # Adding one to a tensor takes torch over a microsecond.
-        plain = set(map(type, steps)) == {torch.Tensor}
-        if not (plain and _EXCHANGE is not None and _EXCHANGE.count(steps)):
-            torch._foreach_add_(steps, 1.0)
+        counters = [state["step"] for state in states]
+        if not (_EXCHANGE and _are_plain(counters) and _EXCHANGE.count(counters)):
+            torch._foreach_add_(counters, 1.0)
 
 
 def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -133,11 +138,15 @@ def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     if columns["param"][0].is_cuda:
         return columns
     n, tensors = len(columns["param"]), list(chain(*columns.values()))
-    plain = set(map(type, tensors)) <= _PLAIN and not any(map(_is_neg, tensors))
-    arrays = _EXCHANGE.arrays(tensors) if plain and _EXCHANGE is not None else None
+    plain = _are_plain(tensors) and not any(map(_is_neg, tensors))
+    arrays = _EXCHANGE.arrays(tensors) if _EXCHANGE and plain else None
     if arrays is None:
         arrays = [_numpy(tensor) for tensor in tensors]
     return {name: arrays[n * k : n * (k + 1)] for k, name in enumerate(columns)}
+
+
+def _are_plain(tensors: list[Any]) -> bool:
+    return set(map(type, tensors)) <= _PLAIN
 
 
 def _numpy(tensor: Any) -> np.ndarray[Any, Any]:
@@ -168,9 +177,9 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
     def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def _done(self, state: dict[str, Any], is_new: bool) -> int:
+    def _done(self, members: Sequence[Member]) -> list[int]:
         """Torch keeps no count here: only the first step of a buffer, undampened, is another."""
-        return 0 if is_new else 1
+        return [0 if is_new else 1 for *_, is_new in members]
 
     def _count(self, states: Sequence[dict[str, Any]]) -> None:
         pass
