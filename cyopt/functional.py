@@ -17,23 +17,18 @@ Arrays on a GPU: a call with `skip_nonfinite` waits for the GPU to answer; a cla
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from cyopt import _cpu, calls, optimizers
-from cyopt.arrays import (
-    as_array_on,
-    check_like,
-    check_param,
-    device_of,
-    same_order,
-)
+from cyopt.arrays import as_array_on, check_like, check_param, device_of, same_order
 from cyopt.cuda.libraries import is_on_gpu
 from cyopt.group import Group, layout
 from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number, is_scheduled
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import AVERAGE, as_grads, as_params, check_places
+from cyopt.parameters import AVERAGE, Layout, as_grads, as_params, check_places
 
 
 def sgd_(
@@ -191,7 +186,7 @@ def _replaced(
 
 def _hyper(
     cls: type[Optimizer], like: str, given: dict[str, Any], own: calls.Numbers, step: int
-) -> tuple[Group, Hyper]:
+) -> tuple[Group, Layout, Hyper]:
     """The numbers of a step, by way of the class: the same defaults and the same checks."""
     for name, value in given.items():
         if name in INITIAL:
@@ -208,32 +203,35 @@ def _hyper(
         if getattr(own, name) is not None
     }
     placeholder = {"lr": 0.0} if "step_size" in scalars else {}
-    group = _group_of(cls, like, {**placeholder, **given})
-    hyper = group.at(step - 1)._replace(**scalars)
+    group, own_layout = _group_of(cls, like, {**placeholder, **given})
+    hyper = group.at(step - 1)
+    if scalars:
+        hyper = hyper._replace(**scalars)
     if "step_size" in scalars:
         decays = hyper.decay != "coupled" and hyper.weight_decay != 0
         if decays and "lr" not in given:
             raise TypeError("lr is missing; beside step_size, decoupled weight decay needs it")
         if "lr" in given and not decays:
             raise TypeError("lr and step_size are given; step_size replaces lr: pass one of them")
-    return group, hyper
+    return group, own_layout, hyper
 
 
-def _group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> Group:
+def _group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> tuple[Group, Layout]:
     """The class's numbers; making them takes longer than a small step, so the last ones are kept.
 
     Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well. Only
     of Python's own numbers: NumPy 1 prints a float32 as a float64 of another value.
     """
-    key = (cls, repr(like), repr(given))
-    group = _kept.get(key)
-    if group is None or not all(map(_is_plain, given.values())):
+    key = (cls, repr(like), repr(given)) if all(map(_is_plain, given.values())) else None
+    made = _kept.get(key) if key is not None else None
+    if made is None:
         group = cls.like(like, **given).groups[0]
+        made = group, layout(group, {})
         if len(_kept) >= 256:
             _kept.clear()
-        if all(map(_is_plain, given.values())):
-            _kept[key] = group
-    return group
+        if key is not None:
+            _kept[key] = made
+    return made
 
 
 def _is_plain(value: object) -> bool:
@@ -242,7 +240,7 @@ def _is_plain(value: object) -> bool:
     return type(value) in (float, int, bool, str, type(None))
 
 
-_kept: dict[tuple[type[Optimizer], str, str], Group] = {}
+_kept: dict[tuple[type[Optimizer], str, str], tuple[Group, Layout]] = {}
 
 
 def _step(
@@ -268,10 +266,9 @@ def _step(
         raise TypeError(f"step is {step!r}; expected an integer from 1: 1 in the first step")
     if average is None and given.get("ema") is not None:
         raise TypeError("ema is given without average, the array that holds the average")
-    group, hyper = _hyper(cls, like, given, numbers, int(step))
+    group, own_layout, hyper = _hyper(cls, like, given, numbers, int(step))
     if average is not None and group.ema is None:
         raise TypeError("average is given without ema, its decay, such as 0.999")
-    own_layout = layout(group, {})
     for name, value in states.items():
         if (value is None) != (name not in own_layout.slots):
             need = "is needed" if value is None else "is given but not used"
@@ -284,7 +281,7 @@ def _step(
         from cyopt.cuda import kept
 
         place = kept.key_of(own_layout, values)
-        arrays_there = [array for column in (values, *columns.values()) for array in column]
+        arrays_there = list(chain(values, *columns.values()))
         held = kept.find(place, arrays_there)
         done = held.call(values, grads, hyper, step) if held else None
         if done is not None:

@@ -63,10 +63,29 @@ def test_arrays_are_found_elsewhere_if_they_are_as_before(cupy_on_gpu):
     assert places.find([moved, None, other]).tolist() == [moved.data.ptr, 0, other.data.ptr]
     for array in (of(a.astype(np.float64)), of(a.T), of(np.ones((2, 6), np.float32)[:, ::2]), None):
         assert places.find([array, None, other]) is None
-    first.shape = 3, 2  # the one thing that can be done to the same object
-    assert places.find([first, None, other]) is None
-    first.shape = 2, 3
-    assert places.find([first, None, other]) is places.addresses
+
+
+@pytest.mark.parametrize(
+    ("shape", "others"),
+    [
+        ((6,), [(1, 6), (6, 1), (2, 3)]),
+        ((2, 3), [(6,), (3, 2), (1, 6), (2, 3, 1)]),
+        ((2, 3, 4), [(2, 4, 3), (2, 12), (24,)]),
+        ((0, 3), [(0, 5), (3, 0), (0,)]),
+        ((1,), [(), (1, 1)]),
+        ((), [(1,)]),
+    ],
+    ids=str,
+)
+def test_an_array_that_was_reshaped_is_another(cupy_on_gpu, shape, others):
+    """`a.shape = ...` is the one thing that can be done to the same object."""
+    array = of(np.ones(shape, np.float32))
+    places = libraries.places([array])
+    for other in others:
+        array.shape = other
+        assert places.find([array]) is None
+        array.shape = shape
+        assert places.find([array]) is places.addresses
 
 
 def test_no_array_is_kept_alive(cupy_on_gpu):

@@ -31,8 +31,13 @@ class KeptPlan(Plan):
         """Keep it for calls with these arrays; an old one goes if there are many."""
         self._arrays = libraries.places(arrays)
         self._lock = threading.Lock()
+        self._lent: Sequence[Any] = ()
         self._dtypes = {param.dtype for param in self._params}
         self._node = trees.structure(self._params)
+        for own in (self._params, self._averages, *self._states):
+            for array in own:
+                if array is not None:
+                    array.owner = None
         others = [plan for plan in _plans.get(key, ()) if not plan.lies_at(arrays)]
         _plans[key] = [*others, self]
         if sum(map(len, _plans.values())) > _MOST:
@@ -56,11 +61,10 @@ class KeptPlan(Plan):
 
         True, or False if it was skipped; else None, and nothing is done.
         """
-        one_of_each_type = {type(grad): grad for grad in grads if grad is not None}
+        one_of_each_type = dict(zip(map(type, grads), grads, strict=True))
+        one_of_each_type.pop(type(None), None)
         if not all(map(libraries.is_on_gpu, one_of_each_type.values())):
             return None
-        for dtype in self._dtypes:
-            check_rounded(hyper, dtype)
         if not self._lock.acquire(blocking=False):  # another thread is inside
             return None
         try:
@@ -84,11 +88,16 @@ class KeptPlan(Plan):
                 self._give_back()
 
     def _begin(self, params: Sequence[Any], hyper: Hyper, step: int) -> None:
-        self.set_hypers([hyper])
+        if not self._hypers or hyper is not self._hypers[0]:
+            for dtype in self._dtypes:
+                check_rounded(hyper, dtype)
+            self.set_hypers([hyper])
         self._counts[:] = step - 1
         self._current, self._unknown = False, None  # the caller knows the count
-        for array, value in zip(self._params, params, strict=True):
-            array.owner = value
+        self._lent = params
+
+    def _lend(self, grads: Sequence[Any]) -> None:
+        self._streams.lend([*self._lent, *grads])
 
     def _told(self, done: Done) -> bool:
         """Whether the step was made; where the GPU decides that, it is waited for."""
@@ -99,10 +108,7 @@ class KeptPlan(Plan):
 
     def _give_back(self) -> None:
         self._streams.give_back()
-        for arrays in (self._params, self._averages, *self._states):
-            for array in arrays:
-                if array is not None:
-                    array.owner = None
+        self._lent = ()
 
 
 def key_of(layout: Layout, values: Sequence[Any]) -> Hashable:

@@ -37,8 +37,9 @@ class Library(NamedTuple):
     # DLPack's table of functions, if they have it.
     exact: tuple[str, ...] = ()
     is_lazy: str | None = None  # the method that tells whether its numbers are not those in memory
-    # The attribute that alone can change while an array is the same object, second in its identity.
-    changing: str | None = None
+    # Whether an array, while it is the same object, can be reshaped and nothing else; its shape is
+    # second in its identity.
+    only_reshaped: bool = False
 
 
 def of(value: Any) -> Library:
@@ -75,7 +76,8 @@ def _asked(cls: type) -> tuple[Any, ...]:
     """How `_cpu.Places` asks arrays of a type."""
     library = _of_type(cls)
     is_lazy = getattr(cls, library.is_lazy, None) if library.is_lazy else None
-    return _exchange(cls), is_lazy, library.identity, library.changing if _is_exact(cls) else None
+    only_reshaped = library.only_reshaped and _is_exact(cls)
+    return _exchange(cls), is_lazy, library.identity, only_reshaped
 
 
 @lru_cache(1024)
@@ -231,7 +233,7 @@ _CUPY = Library(
     _cupy_device,
     _cupy_is_array,
     exact=("cupy.ndarray",),
-    changing="shape",
+    only_reshaped=True,
 )
 _OWN = Library(_interface, "identity", _own_stream, True, _own_device, _has_interface)
 _LIBRARIES = {"torch": _TORCH, "cupy": _CUPY}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from itertools import chain, count
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,8 +164,7 @@ class Plan:
 
     def _lend(self, grads: Sequence[Any]) -> None:
         """Steps are ordered with the streams of the parameters and of these gradients."""
-        given = (grad for grad in grads if grad is not None)
-        self._streams.lend(chain((param.owner for param in self._params), given))
+        self._streams.lend([*(param.owner for param in self._params), *grads])
 
     def _first(
         self, grads: Sequence[DeviceArray | None], norms: bool, stream: int, captured: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from cyopt.cuda import libraries
@@ -19,22 +19,20 @@ class Streams:
         # An array of each library or stream, behind what tells its current stream.
         self._lenders: list[tuple[Callable[[Any, int], int], Any]] = []
 
-    def lend(self, arrays: Iterable[Any]) -> None:
+    def lend(self, arrays: Sequence[Any]) -> None:
         """Steps are ordered with the streams of these arrays from now on, parameters first.
 
-        The first one of each stream is kept alive.
+        None stands where no array is. The first one of each stream is kept alive.
         """
         first: dict[Any, Any] = {}
-        arrays = list(arrays)
-        one_of = dict(zip(map(type, reversed(arrays)), reversed(arrays), strict=True))
         for cls in dict.fromkeys(map(type, arrays)):
-            library = libraries.of(one_of[cls])
-            if library.has_current_stream:
-                first.setdefault(library, one_of[cls])
-            else:
-                for array in arrays:
-                    if type(array) is cls:
-                        first.setdefault(library.stream(array, self._device.ordinal), array)
+            alike = (array for array in arrays if type(array) is cls and array is not None)
+            for array in alike:
+                library = libraries.of(array)
+                if library.has_current_stream:
+                    first.setdefault(library, array)
+                    break
+                first.setdefault(library.stream(array, self._device.ordinal), array)
         self._lenders = [(libraries.of(array).stream, array) for array in first.values()]
 
     def give_back(self) -> None:
