@@ -73,7 +73,7 @@ class Device:
         view(address, nbytes)[:] = 0
 
     def clear(self, address, nbytes, stream):
-        return self._do, ("clear", stream, self.clear_now, address, nbytes)
+        return self._compiled, ("clear", stream, self.clear_now, address, nbytes)
 
     def wait(self):
         self._wait()
@@ -101,12 +101,13 @@ class Device:
         return lambda: True
 
     def copy(self, target, source, nbytes, stream):
-        return self._do, ("copy", stream, copy, target, source, nbytes)
+        return self._compiled, ("copy", stream, copy, target, source, nbytes)
 
     def copy_compiled(self, target, source, nbytes):
         return self._compiled, ("copy", 1, copy, target, source, nbytes)
 
     def _compiled(self, *args):
+        """A call that may be made later: by the `_do` of that time."""
         self._do(*args)
         return 0
 

@@ -104,8 +104,10 @@ class Decision:
         self._n_bytes = n * DECISION_BYTES
         rows.set(self._decisions.address + DECISION_BYTES * np.arange(n), np.s_[:, DECISION])
         self._old: list[Memory] = []
+        self._numbers_of: tuple[Sequence[Hyper], list[int]] | None = None
         self._known: dict[tuple[int, ...], _Given] = {}  # the last ones, the newest last
         self._in_graphs: list[_Given] = []
+        self._given_of: list[int] | None = None  # the list of which `_given` was made
 
     def set_hypers(
         self,
@@ -119,22 +121,27 @@ class Decision:
         `libm_pow` is a function that a GPU has not: the host then computes the scalars, for each
         of the counts of steps, which it must know.
         """
+        known = self._numbers_of
+        if known is not None and known[0] is hypers and known[1] is given:
+            return
+        counted = any(hypers[self._group_of[i]].libm_pow for i in given)
+        if counted and counts is None:
+            raise ValueError(
+                "libm_pow is True, for which the host computes beta**t, but with skip_nonfinite or"
+                " capturable the GPU alone knows t; pass libm_pow=False"
+            )
         classes: dict[tuple[int, int | None], int] = {}
+        places = []
         for i in given:
-            hyper = hypers[self._group_of[i]]
-            if hyper.libm_pow and counts is None:
-                raise ValueError(
-                    "libm_pow is True, for which the host computes beta**t, but with"
-                    " skip_nonfinite or capturable the GPU alone knows t; pass libm_pow=False"
-                )
-            count = int(counts[i]) if counts is not None and hyper.libm_pow else None
-            key = self._group_of[i], count
-            place = classes.setdefault(key, len(classes))
-            address = self._hypers.address + 8 * HYPER_NUMBERS * place
-            self._rows.set(np.int64(address), np.s_[i, HYPER])
+            group = self._group_of[i]
+            count = int(counts[i]) if counts is not None and hypers[group].libm_pow else None
+            places.append(classes.setdefault((group, count), len(classes)))
+        addresses = self._hypers.address + 8 * HYPER_NUMBERS * np.array(places, np.int64)
+        self._rows.set(addresses, np.s_[given, HYPER])
         numbers = [hyper_numbers(hypers[g], copies[g], count) for g, count in classes]
         if numbers:
             self._hypers.set(np.array(numbers, np.float64).view(np.int64), np.s_[: len(numbers)])
+        self._numbers_of = None if counted else (hypers, given)
 
     def set_counters(self, counts: Numbers, steps: int) -> None:
         """Go on from these counts."""
@@ -164,6 +171,8 @@ class Decision:
 
         Those that a graph was captured with stay. Dropping any waits for the GPU, so some stay too.
         """
+        if given is self._given_of and not captured:
+            return
         key = tuple(given)
         made = self._known.pop(key, None) or _Given(self._device, self._params, given)
         self._known[key] = self._given = made
@@ -171,6 +180,7 @@ class Decision:
             del self._known[next(iter(self._known))]
         if captured and made not in self._in_graphs:
             self._in_graphs.append(made)
+        self._given_of = given
 
     def upload(self, stream: int, captured: bool) -> None:
         """All that changed; a graph goes on counting from the counters as they are."""

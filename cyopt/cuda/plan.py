@@ -91,6 +91,7 @@ class Plan:
         self._gathered: set[int] = set()  # the parameters whose gradients are gathered now
         self._hypers: Sequence[Hyper] = ()
         self._decision: Decision | None = None
+        self._calls: dict[int, list[Call]] = {}  # of a step that it decides, by stream
         self._current = False  # whether the GPU's counters are
         # Of the step that the batches are for: whether it measures all norms, measures the
         # gradients, and takes its scalars from the GPU.
@@ -181,6 +182,7 @@ class Plan:
         )
         self._decides = self._capturable or self._measures
         self._batches = self._make_batches()
+        self._calls = {}
         return self._launch(stream, captured)
 
     def _address(self, i: int, grad: DeviceArray) -> int:
@@ -253,17 +255,15 @@ class Plan:
         unseen = self._capturable or any(h.skip_nonfinite for h in self._of_given())
         if not unseen:
             self._fetch_counts()
-        decision, norms, measures = self._decision, self._norms, self._measures
+        decision = self._decision
         copies = [not layout.average_from_zeros for layout in self._layouts]
         decision.set_hypers(self._hypers, copies, self._given, None if unseen else self._counts)
         decision.prepare(self._given, captured)
         if not self._current:
             decision.set_counters(self._counts, int(self._steps[0]))
-        calls = decision.clear(stream) + (decision.keep_old(stream) if norms else [])
-        calls += self._gather(stream) + decision.decide(stream, measures, norms)
-        calls += [self._update(batch, stream) for batch in self._batches]
-        if norms:
-            calls += decision.measure_change(stream)
+        if stream not in self._calls:
+            self._calls[stream] = self._decided_calls(decision, stream)
+        calls = self._calls[stream]
         self._upload(stream, captured)
         decision.upload(stream, captured)
         mark = -1.0 - next(_STEPS)
@@ -273,6 +273,13 @@ class Plan:
         _cpu.perform(calls if unseen else [*calls, self._count()], [marked])
         self._current = True
         return PENDING if unseen else True
+
+    def _decided_calls(self, decision: Decision, stream: int) -> list[Call]:
+        """All that such a step launches: the same at each one, as the GPU has the scalars."""
+        calls = decision.clear(stream) + (decision.keep_old(stream) if self._norms else [])
+        calls += self._gather(stream) + decision.decide(stream, self._measures, self._norms)
+        calls += [self._update(batch, stream) for batch in self._batches]
+        return calls + (decision.measure_change(stream) if self._norms else [])
 
     def _upload(self, stream: int, captured: bool = False) -> None:
         self._rows.upload(stream, captured)

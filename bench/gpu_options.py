@@ -1,0 +1,110 @@
+"""`python bench/gpu_options.py`: what the options of an Adam step cost on a GPU.
+
+Medians of interleaved rounds, each of several steps until the GPU has done them. Beside a step's
+time: how many plain steps that is, and how many plain steps' bytes it moves. A plain step reads and
+writes 7 numbers per element, and each option some more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from pathlib import Path
+from timeit import Timer
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import cyopt
+from cyopt.bench.machine import describe, load
+from cyopt.bench.timing import median, spread
+from cyopt.bench.workloads import Workload, model, one_array
+from cyopt.cuda import driver
+from cyopt.cuda.arrays import DeviceArray
+
+PLAIN = 7  # numbers: p, g, m and v are read; p, m and v written
+ROUNDS, CALLS = 9, 10
+
+
+class Option(NamedTuple):
+    """An option, and how many numbers per element it reads and writes beside a plain step's."""
+
+    arguments: dict[str, Any]  # of the optimizer
+    more: int
+    norms: bool = False  # of the step
+
+
+OPTIONS = {
+    "plain": Option({}, 0),
+    "clip_norm": Option({"clip_norm": 1.0}, 1),  # the gradients once more
+    "skip_nonfinite": Option({"skip_nonfinite": True}, 1),
+    "both of them": Option({"clip_norm": 1.0, "skip_nonfinite": True}, 1),
+    "zero_grads": Option({"zero_grads": True}, 1),
+    "ema": Option({"ema": 0.999}, 2),
+    "capturable": Option({"capturable": True}, 0),
+    # A copy of the parameters; how far they moved from it; where they are.
+    "norms=True": Option({}, 1 + 2 + 2 + 1, norms=True),
+}
+WORKLOADS = {"64M": partial(one_array, 64_000_000), "resnet50": partial(model, "resnet50")}
+
+
+def steps(workload: Workload, dtype: str) -> dict[str, Callable[[], Any]]:
+    """A step with each option."""
+    ones = [np.ones(shape, dtype) for shape in workload.shapes]
+    grads = [DeviceArray.from_host(array, 0) for array in ones]
+    made: dict[str, Callable[[], Any]] = {}
+    for name, option in OPTIONS.items():
+        params = [DeviceArray.from_host(array, 0) for array in ones]
+        opt = cyopt.Adam(params, **option.arguments)
+        made[name] = partial(opt.step, grads, norms=option.norms)
+    return made
+
+
+def measure(workload: Workload, dtype: str) -> dict[str, list[float]]:
+    """Seconds of a step in each round, by option."""
+    wait = driver.device(0).wait
+    timed = steps(workload, dtype)
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(ROUNDS):
+        for name, step in timed.items():
+            step()
+            wait()
+            seconds[name].append((Timer(step).timeit(CALLS) + Timer(wait).timeit(1)) / CALLS)
+    return seconds
+
+
+def _cell(seconds: list[float], plain: list[float]) -> str:
+    ratio = median(seconds) / median(plain)
+    return f"{median(seconds) * 1e6:.0f} +-{spread(seconds):.0%}\n{ratio:.2f}"
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    about = "What the options of an Adam step cost on a GPU."
+    parser = argparse.ArgumentParser("python bench/gpu_options.py", description=about)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all seconds there")
+    args = parser.parse_args()
+    console = Console()
+    cases = list(product(WORKLOADS, ("float32", "float64")))
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, dtype in track(cases, "measuring", console=console, transient=True):
+        found[f"{name} {dtype}"] = measure(WORKLOADS[name](), dtype)
+    heads = [name.replace(" ", "\n") for name in found]
+    table = Table("us\nplain steps", *heads, "bytes of\nplain steps", box=box.SIMPLE_HEAD)
+    for name, option in OPTIONS.items():
+        cells = [_cell(seconds[name], seconds["plain"]) for seconds in found.values()]
+        table.add_row(name, *cells, f"{1 + option.more / PLAIN:.2f}")
+    console.print(table)
+    if args.json is not None:
+        args.json.write_text(json.dumps({"machine": describe(load()), "seconds": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
