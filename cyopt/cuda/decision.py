@@ -22,7 +22,6 @@ from cyopt.cuda.layout import (
     DECISION,
     DECISION_BYTES,
     FAN,
-    GRAD,
     GRAD_NORM,
     GRAD_SQUARES,
     HYPER,
@@ -30,9 +29,9 @@ from cyopt.cuda.layout import (
     LANES,
     MEASURED,
     NO_NORM,
+    NONFINITE,
     NOTHING,
     OLD,
-    PARAM,
     PARAM_SQUARES,
     REPORT_NUMBERS,
     SCALARS,
@@ -101,7 +100,6 @@ class Decision:
         self._counters = Table(device, (n + REPORT_NUMBERS,))
         self._report = self._counters.address + 8 * n
         self._decisions = device.allocate(n * DECISION_BYTES)
-        self._n_bytes = n * DECISION_BYTES
         rows.set(self._decisions.address + DECISION_BYTES * np.arange(n), np.s_[:, DECISION])
         self._old: list[Memory] = []
         self._numbers_of: tuple[Sequence[Hyper], list[int]] | None = None
@@ -190,8 +188,8 @@ class Decision:
             self._counters.upload(stream)
 
     def clear(self, stream: int) -> list[Call]:
-        """What `decide` finds cleared."""
-        return [self._device.clear(self._decisions.address, self._n_bytes, stream)]
+        """What `squares` sets, if need be, and `decide` reads."""
+        return [self._device.clear(self._report + 8 * NONFINITE, 8, stream)]
 
     def decide(self, stream: int, measures: bool, norms: bool) -> list[Call]:
         """Launches that measure the gradients, if asked to, and decide.
@@ -199,11 +197,13 @@ class Decision:
         `norms` tells the report that the others are measured as well.
         """
         launch = partial(self._launch, stream)
-        calls = self._measure(stream, GRAD, SIZE, GRAD_SQUARES) if measures else []
+        calls = []
+        if measures:
+            calls = self._measure(stream, GRAD_SQUARES, measure.squares, self._report)
         given = self._given
         ranges = [row for row in given.ranges.items() if row[1][0] < row[1][1]]
         for dtype, (first, last) in ranges or [("float64", (0, 0))]:
-            tables = (self._rows.address, given.entries, len(given.members), first, last)
+            tables = (self._rows.address, given.entries, first, last)
             own = (given.memory.address + 8 * given.sums.per_array, self._counters.address)
             measured = ALL_NORMS if norms else GRAD_NORM if measures else NO_NORM
             leads = measured if last == len(given.members) else 0
@@ -227,10 +227,13 @@ class Decision:
 
     def measure_change(self, stream: int) -> list[Call]:
         """Launches that measure how far the parameters moved, and where they are."""
-        moved = self._measure(stream, PARAM, OLD, UPDATE_SQUARES)
-        return moved + self._measure(stream, PARAM, SIZE, PARAM_SQUARES)
+        moved = self._measure(stream, UPDATE_SQUARES, measure.distances, OLD)
+        return moved + self._measure(stream, PARAM_SQUARES, measure.distances, SIZE)
 
-    def _measure(self, stream: int, column: int, subtracted: int, place: int) -> list[Call]:
+    def _measure(
+        self, stream: int, place: int, kernel: Callable[..., None], argument: int
+    ) -> list[Call]:
+        """Launches that put a sum of squares there: those that a kernel has of chunks."""
         given = self._given
         sums, memory, tables = given.sums, given.memory.address, given.tables.address
         launch = partial(self._launch, stream)
@@ -238,8 +241,9 @@ class Decision:
         for dtype, (first, n) in sums.chunks.items():
             if n:
                 places = (tables + 8 * first, n, memory + 8 * LANES * first)
-                squares = (self._rows.address, *places, column, subtracted)
-                calls.append(launch(measure.squares, dtype, LANES * n, *squares))
+                calls.append(
+                    launch(kernel, dtype, LANES * n, self._rows.address, *places, argument)
+                )
         for level in sums.levels:
             if level.sorts:
                 values, results = memory + 8 * level.values, memory + 8 * level.results

@@ -5,9 +5,9 @@ SIZE, PARAM, GRAD, STATE, AVERAGE, DECISION, HYPER, OLD = 0, 1, 2, 3, 6, 7, 8, 9
 SET, COLUMNS = 10, 11  # SET: which of a launch's sets of scalars is the parameter's
 ROW_BYTES = 8 * COLUMNS
 
-# What was decided about a parameter in this step: three integers, then its scalars in its dtype,
-# in the order of `SCALARS`, without gaps.
-NONFINITE, SKIPPED, BEGINS, FIRST_SCALAR, DECISION_BYTES = 0, 1, 2, 4, 160
+# What was decided about a parameter in this step: two integers, then its scalars in its dtype, in
+# the order of `SCALARS`, without gaps.
+SKIPPED, BEGINS, FIRST_SCALAR, DECISION_BYTES = 0, 1, 2, 144
 SCALARS = (
     *("s", "limit", "wd", "k", "step", "mu", "a", "b1"),
     *("c1", "b2", "c2", "r", "eps_in", "eps", "d", "e"),
@@ -21,11 +21,12 @@ CLIP_NORM, CLIP_EPS, PER_ARRAY, SKIP, COPIES, CHANGES, HYPER_NUMBERS = 21, 22, 2
 # Values of CHANGES: which of the scalars change; `step` does from DECAYED on.
 NOTHING, DAMPENED, DECAYED, CORRECTED, CORRECTED_HAT = 0, 1, 2, 3, 4
 
-# What a step reports, in double.
-GRAD_SQUARES, UPDATE_SQUARES, PARAM_SQUARES, WAS_SKIPPED, STEPS, MEASURED, REPORT_NUMBERS = range(7)
+# What a step reports, in double; at last an integer, whether to skip the step in hand.
+GRAD_SQUARES, UPDATE_SQUARES, PARAM_SQUARES, WAS_SKIPPED, STEPS, MEASURED = range(6)
+NONFINITE, REPORT_NUMBERS = 6, 7
 # Values of MEASURED: which of the sums are of this step.
 NO_NORM, GRAD_NORM, ALL_NORMS = 1, 2, 3
 
 # Sums of squares, as `cyopt.rules.square_sum` has them; a thread has one of the lanes of a chunk.
 SUM_CHUNK, LANES = 4096, 16
-FAN = 32  # neighbours that a thread adds in pairs; a power of two, not below LANES
+FAN = 32  # neighbours that a thread of `pairs` adds at most: a power of two, not below LANES

@@ -1,6 +1,7 @@
 """Kernels, as Python functions, that decide a step on the GPU: norms, clipping, skipping, counters.
 
     squares   gradients -> 16 sums for each chunk, and whether all is finite
+    distances the same of parameters, or of how far they moved
     pairs     neighbours are added in pairs, as often as it takes: one sum for each array
     rank      those sums in ascending order; `pairs` again: the sum over all arrays
     decide    the norm -> each parameter's scalars, its step count, and whether the step is skipped
@@ -35,6 +36,7 @@ from cyopt.cuda.layout import (
     LR_DECAY,
     MEASURED,
     NONFINITE,
+    PARAM,
     PER_ARRAY,
     ROW_BYTES,
     SIZE,
@@ -73,27 +75,46 @@ from cyopt.cuda.names import (
 )
 
 
-def squares(table, chunks, n_chunks, sums, column, subtracted):  # type: ignore[no-untyped-def]
-    """The squares of `s*g`, where `column` is of the gradients; else of x, or x less another."""
+def squares(table, chunks, n_chunks, sums, report):  # type: ignore[no-untyped-def]
+    """The squares of `s*g`, and whether a gradient of a group that skips is not finite."""
     thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     if thread < LANES * n_chunks:
         chunk = load_int(chunks + 8 * (thread // LANES))
         row = table + ROW_BYTES * (chunk >> 32)
         first = SUM_CHUNK * (chunk & 0xFFFFFFFF)
         last = min(load_int(row + 8 * SIZE), first + SUM_CHUNK)
-        address = load_int(row + 8 * column)
+        grad = load_int(row + 8 * GRAD)
+        hyper = load_int(row + 8 * HYPER)
+        s = real(load_double(hyper + 8 * S))
+        total = 0.0
+        is_finite = True
+        i = first + thread % LANES
+        while i < last:
+            x = mul(s, load(grad + ITEMSIZE * i))
+            is_finite = is_finite & (add(x, -x) == real(0.0))
+            total = add_double(total, mul_double(double(x), double(x)))
+            i += LANES
+        store_double(sums + 8 * thread, total)
+        if not is_finite and load_double(hyper + 8 * SKIP) != 0.0:
+            store_int(report + 8 * NONFINITE, 1)
+
+
+def distances(table, chunks, n_chunks, sums, subtracted):  # type: ignore[no-untyped-def]
+    """The squares of the parameters; or of what they are less another column, if not of sizes."""
+    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    if thread < LANES * n_chunks:
+        chunk = load_int(chunks + 8 * (thread // LANES))
+        row = table + ROW_BYTES * (chunk >> 32)
+        first = SUM_CHUNK * (chunk & 0xFFFFFFFF)
+        last = min(load_int(row + 8 * SIZE), first + SUM_CHUNK)
+        param = load_int(row + 8 * PARAM)
         other = load_int(row + 8 * subtracted)
-        s = real(1.0)
-        if column == GRAD:
-            s = real(load_double(load_int(row + 8 * HYPER) + 8 * S))
         total = 0.0
         i = first + thread % LANES
         while i < last:
-            x = mul(s, load(address + ITEMSIZE * i))
+            x = load(param + ITEMSIZE * i)
             if subtracted != SIZE:
                 x = add(x, -load(other + ITEMSIZE * i))
-            if column == GRAD and add(x, -x) != real(0.0):
-                store_int(load_int(row + 8 * DECISION) + 8 * NONFINITE, 1)
             total = add_double(total, mul_double(double(x), double(x)))
             i += LANES
         store_double(sums + 8 * thread, total)
@@ -101,22 +122,39 @@ def squares(table, chunks, n_chunks, sums, column, subtracted):  # type: ignore[
 
 def pairs(values, entries, n, results):  # type: ignore[no-untyped-def]
     """For each entry, the sum of the values from its upper part on, as many as its lower part."""
+
+    # Sums of so many: neighbours are added in pairs, and so are the sums. All is read at once.
+    def sum2(at: int) -> float:
+        return add_double(load_double(at), load_double(at + 8))
+
+    def sum4(at: int) -> float:
+        return add_double(sum2(at), sum2(at + 16))
+
+    def sum8(at: int) -> float:
+        return add_double(sum4(at), sum4(at + 32))
+
+    def sum16(at: int) -> float:
+        return add_double(sum8(at), sum8(at + 64))
+
     thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     if thread < n:
         entry = load_int(entries + 8 * thread)
         at = values + 8 * (entry >> 8)
         count = entry & 0xFF
-        if count == 0:
-            store_double(at, 0.0)
-        apart = 1
-        while apart < count:
-            i = 0
-            while i + apart < count:
-                left = load_double(at + 8 * i)
-                store_double(at + 8 * i, add_double(left, load_double(at + 8 * (i + apart))))
-                i += 2 * apart
-            apart *= 2
-        store_double(results + 8 * thread, load_double(at))
+        total = 0.0  # which changes no sum of squares
+        if count & 1 != 0:
+            total = load_double(at + 8 * (count - 1))
+        if count & 2 != 0:
+            total = add_double(sum2(at + 8 * (count & -4)), total)
+        if count & 4 != 0:
+            total = add_double(sum4(at + 8 * (count & -8)), total)
+        if count & 8 != 0:
+            total = add_double(sum8(at + 8 * (count & -16)), total)
+        if count & 16 != 0:
+            total = add_double(sum16(at + 8 * (count & -32)), total)
+        if count & 32 != 0:
+            total = add_double(sum16(at), sum16(at + 128))
+        store_double(results + 8 * thread, total)
 
 
 def rank(values, n, results):  # type: ignore[no-untyped-def]
@@ -136,7 +174,7 @@ def rank(values, n, results):  # type: ignore[no-untyped-def]
         store_double(results + 8 * place, x)
 
 
-def decide(table, entries, n, first, last, sums, counts, report, leads):  # type: ignore[no-untyped-def]
+def decide(table, entries, first, last, sums, counts, report, leads):  # type: ignore[no-untyped-def]
     """What the parameters of the entries from `first` to `last` do in this step.
 
     An entry is the row of a parameter that has a gradient, and in its lower part the place of its
@@ -144,14 +182,7 @@ def decide(table, entries, n, first, last, sums, counts, report, leads):  # type
     then what is measured in this step.
     """
     thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
-    skipped = 0
-    i = 0
-    while i < n:
-        row = table + ROW_BYTES * (load_int(entries + 8 * i) >> 32)
-        skips = load_double(load_int(row + 8 * HYPER) + 8 * SKIP) != 0.0
-        if skips and load_int(load_int(row + 8 * DECISION) + 8 * NONFINITE) != 0:
-            skipped = 1
-        i += 1
+    skipped = load_int(report + 8 * NONFINITE)
     norm = sqrt_double(load_double(report + 8 * GRAD_SQUARES))
     if thread == 0 and leads != 0:
         store_double(report + 8 * WAS_SKIPPED, float(skipped))
@@ -208,4 +239,4 @@ def decide(table, entries, n, first, last, sums, counts, report, leads):  # type
             store(scalars + ITEMSIZE * STEP, real(step))
 
 
-KERNELS = (squares, pairs, rank, decide)
+KERNELS = (squares, distances, pairs, rank, decide)
