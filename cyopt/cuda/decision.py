@@ -219,10 +219,11 @@ class Decision:
         if not self._old:
             self._old = [self._device.allocate(p.nbytes) for p in self._params]
             self._rows.set(np.array([memory.address for memory in self._old]), np.s_[:, OLD])
+        rows, tables = self._rows.address, self._given.tables.address
         return [
-            self._device.copy(self._old[i].address, p.address, p.nbytes, stream)
-            for i, p in enumerate(self._params)
-            if p.size
+            self._launch(stream, measure.keep, dtype, LANES * n, rows, tables + 8 * first, n)
+            for dtype, (first, n) in self._given.sums.chunks.items()
+            if n
         ]
 
     def measure_change(self, stream: int) -> list[Call]:

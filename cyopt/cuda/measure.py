@@ -1,7 +1,8 @@
 """Kernels, as Python functions, that decide a step on the GPU: norms, clipping, skipping, counters.
 
     squares   gradients -> 16 sums for each chunk, and whether all is finite
-    distances the same of parameters, or of how far they moved
+    keep      a copy of the parameters, before the step
+    distances squares of the parameters, or of how far they moved
     pairs     neighbours are added in pairs, as often as it takes: one sum for each array
     rank      those sums in ascending order; `pairs` again: the sum over all arrays
     decide    the norm -> each parameter's scalars, its step count, and whether the step is skipped
@@ -36,6 +37,7 @@ from cyopt.cuda.layout import (
     LR_DECAY,
     MEASURED,
     NONFINITE,
+    OLD,
     PARAM,
     PER_ARRAY,
     ROW_BYTES,
@@ -97,6 +99,33 @@ def squares(table, chunks, n_chunks, sums, report):  # type: ignore[no-untyped-d
         store_double(sums + 8 * thread, total)
         if not is_finite and load_double(hyper + 8 * SKIP) != 0.0:
             store_int(report + 8 * NONFINITE, 1)
+
+
+def keep(table, chunks, n_chunks):  # type: ignore[no-untyped-def]
+    """The parameters as they are, into the column OLD; four loads at a time are under way."""
+    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    if thread < LANES * n_chunks:
+        chunk = load_int(chunks + 8 * (thread // LANES))
+        row = table + ROW_BYTES * (chunk >> 32)
+        first = SUM_CHUNK * (chunk & 0xFFFFFFFF)
+        last = min(load_int(row + 8 * SIZE), first + SUM_CHUNK)
+        param = load_int(row + 8 * PARAM)
+        old = load_int(row + 8 * OLD)
+        apart = ITEMSIZE * LANES
+        i = first + thread % LANES
+        while i + 3 * LANES < last:
+            at = param + ITEMSIZE * i
+            a, b = load(at), load(at + apart)
+            c, d = load(at + 2 * apart), load(at + 3 * apart)
+            to = old + ITEMSIZE * i
+            store(to, a)
+            store(to + apart, b)
+            store(to + 2 * apart, c)
+            store(to + 3 * apart, d)
+            i += 4 * LANES
+        while i < last:
+            store(old + ITEMSIZE * i, load(param + ITEMSIZE * i))
+            i += LANES
 
 
 def distances(table, chunks, n_chunks, sums, subtracted):  # type: ignore[no-untyped-def]
@@ -239,4 +268,4 @@ def decide(table, entries, first, last, sums, counts, report, leads):  # type: i
             store(scalars + ITEMSIZE * STEP, real(step))
 
 
-KERNELS = (squares, distances, pairs, rank, decide)
+KERNELS = (squares, keep, distances, pairs, rank, decide)
