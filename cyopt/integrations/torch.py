@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import chain, compress
+from itertools import chain, compress, count
+from operator import not_
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,10 +40,9 @@ from torch.autograd.graph import increment_version  # noqa: E402
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 _TABLE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch 2.10
 _EXCHANGE = None if _TABLE is None else _cpu.Exchange.of(_TABLE)
-_is_neg = torch.Tensor.is_neg
+_is_neg, _device = torch.Tensor.is_neg, torch.Tensor.get_device
+_is_contiguous = torch.Tensor.is_contiguous
 _REFUSED = ("foreach", "fused", "capturable", "differentiable")
-
-Member = tuple[Any, Any, dict[str, Any], bool]  # a parameter, gradient, state, whether that is new
 
 
 class _Steps:
@@ -81,39 +81,44 @@ class _Steps:
         slots = self._slots(group)
         numbers = {name: group[name] for name in ("maximize", *self._same) if name in group}
         numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
-        members: list[Member] = []
-        calls: dict[tuple[int, int], list[Member]] = defaultdict(list)  # by step and device
-        for p in group["params"]:
-            if (grad := p.grad) is not None:
-                if not (p.is_cuda or p.is_cpu):
-                    raise TypeError(f"a parameter is on {p.device}; expected a CPU or NVIDIA GPU")
-                members.append((p, grad, *self._state_of(p, slots)))
-        for member, done in zip(members, self._done(members), strict=True):
-            calls[done + 1, member[0].get_device()].append(member)
-        for (step, _), call in calls.items():
-            params, grads, states, new = zip(*call, strict=True)
-            columns = {"param": list(params), "grad": list(grads)}
-            columns |= {slot: [state[slot] for state in states] for slot in slots}
-            type(self)._function(**_arrays(columns), step=step, **numbers)
-            self._count(states)
-            self.state.update(compress(zip(params, states, strict=True), new))
-            increment_version(params)
+        params = [p for p in group["params"] if p.grad is not None]
+        for p in params:
+            if not (p.is_cuda or p.is_cpu):
+                raise TypeError(f"a parameter is on {p.device}; expected a CPU or NVIDIA GPU")
+        states, new = self._states_of(params, slots)
+        columns = {"param": params, "grad": [p.grad for p in params]}
+        columns |= {slot: [state[slot] for state in states] for slot in slots}
+        calls: dict[tuple[int, int], list[int]] = defaultdict(list)  # by step and device
+        for i, place in enumerate(zip(self._done(states, new), map(_device, params), strict=True)):
+            calls[place].append(i)
+        for (done, _), members in calls.items():
+            own = {name: [column[i] for i in members] for name, column in columns.items()}
+            type(self)._function(**_arrays(own), step=done + 1, **numbers)
+            self._count([states[i] for i in members])
+            self.state.update({params[i]: states[i] for i in members if new[i]})
+            increment_version([params[i] for i in members])
 
-    def _state_of(self, p: Any, slots: tuple[str, ...]) -> tuple[dict[str, Any], bool]:
-        """The state of a parameter, and whether it is new: the optimizer's once it made a step."""
-        known = self.state.get(p)
-        state = {} if known is None else known
+    def _states_of(
+        self, params: list[Any], slots: tuple[str, ...]
+    ) -> tuple[list[dict[str, Any]], list[bool]]:
+        """States, and which are new: the optimizer's once they made a step."""
+        states = list(map(self.state.get, params))
+        new = [state is None for state in states]
         for slot in slots:
-            if state.get(slot) is None:
-                zeros = torch.zeros_like(p, memory_format=torch.preserve_format)
-                state = {**state, slot: zeros}
-        return state, state is not known
+            new = [n or s.get(slot) is None for n, s in zip(new, states, strict=True)]
+        for i in compress(count(), new):
+            states[i] = dict(states[i] or {})
+            for slot in slots:
+                if states[i].get(slot) is None:
+                    zeros = torch.zeros_like(params[i], memory_format=torch.preserve_format)
+                    states[i][slot] = zeros
+        return states, new
 
     # Reading a tensor of one number, or adding one to it, takes torch a microsecond.
 
-    def _done(self, members: Sequence[Member]) -> list[int]:
-        """How many steps these parameters have made."""
-        counters = [state.get("step", 0) for _, _, state, _ in members]
+    def _done(self, states: Sequence[dict[str, Any]], new: Sequence[bool]) -> list[int]:
+        """How many steps parameters with these states have made."""
+        counters = [state.get("step", 0) for state in states]
         done = _EXCHANGE.integers(counters) if _EXCHANGE and _are_plain(counters) else None
         return list(map(int, counters)) if done is None else done
 
@@ -128,11 +133,12 @@ class _Steps:
 
 def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Parameters, their gradients and state: as NumPy has the same memory, or on a GPU."""
-    for i, p in enumerate(columns["param"]):
-        if not p.is_contiguous():  # dense in another order of dimensions, as channels_last
-            axes = np.argsort([-stride for stride in p.stride()], kind="stable").tolist()
-            for column in columns.values():
-                column[i] = column[i].detach().permute(axes)
+    # Dense in another order of dimensions, as channels_last.
+    for i in compress(count(), map(not_, map(_is_contiguous, columns["param"]))):
+        strides = columns["param"][i].stride()
+        axes = np.argsort([-stride for stride in strides], kind="stable").tolist()
+        for column in columns.values():
+            column[i] = column[i].detach().permute(axes)
     if any(map(_is_neg, columns["grad"])):
         columns["grad"] = [grad.resolve_neg() for grad in columns["grad"]]
     if columns["param"][0].is_cuda:
@@ -177,9 +183,9 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
     def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def _done(self, members: Sequence[Member]) -> list[int]:
+    def _done(self, states: Sequence[dict[str, Any]], new: Sequence[bool]) -> list[int]:
         """Torch keeps no count here: only the first step of a buffer, undampened, is another."""
-        return [0 if is_new else 1 for *_, is_new in members]
+        return [0 if is_new else 1 for is_new in new]
 
     def _count(self, states: Sequence[dict[str, Any]]) -> None:
         pass
