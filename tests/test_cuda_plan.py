@@ -11,6 +11,7 @@ from gpu_pair import Pair
 from same_bits import same_bits, same_optimizers
 
 import cyopt
+from cyopt.cuda import decision
 
 
 def test_a_steady_step_is_one_launch(gpu):
@@ -20,6 +21,20 @@ def test_a_steady_step_is_one_launch(gpu):
         gpu.log.clear()
         assert pair.step() is True
         assert names(gpu.log) == ["launch"]
+    pair.same()
+
+
+@pytest.mark.parametrize("options", [{"clip_norm": 0.1}, {"skip_nonfinite": True}, {}], ids=str)
+@pytest.mark.parametrize("norms", [False, True])
+def test_a_steady_step_makes_nothing_anew(gpu, options, norms, monkeypatch):
+    """Making launches and numbers took half a millisecond for 200 arrays."""
+    pair = Pair(capturable=True, **options)
+    for _ in range(2):
+        pair.step(norms=norms)
+    monkeypatch.setattr(gpu, "launch", None)
+    monkeypatch.setattr(decision, "hyper_numbers", None)
+    for _ in range(2):
+        pair.step(norms=norms)
     pair.same()
 
 
@@ -33,6 +48,14 @@ def test_without_some_gradients(gpu):
     pair.step()
     assert names(gpu.log) == ["launch"]
     pair.same()
+
+
+@pytest.mark.parametrize("option", ["clip_norm", "skip_nonfinite", "capturable"])
+def test_without_some_gradients_from_the_first_step_on(gpu, option):
+    pair = Pair(**{option: True if option != "clip_norm" else 0.1})
+    for skipped in ((0, 1), (3,), (), (0, 1)):
+        pair.step(skipped)
+        pair.same()
 
 
 @pytest.mark.parametrize("cls", [cyopt.Adam, cyopt.Momentum, cyopt.AdaGrad, cyopt.RMSProp])

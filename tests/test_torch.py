@@ -86,6 +86,40 @@ def test_state_without_a_count_is_that_of_a_first_step():
     assert opt.state[w]["step"] == 1
 
 
+@pytest.mark.parametrize(
+    "counter",
+    [
+        *(3, 3.0, torch.tensor(3.0), torch.tensor(3), torch.tensor([3.0]), torch.tensor(3.5)),
+        *(torch.tensor(3.0, dtype=t) for t in (torch.float64, torch.float16, torch.bfloat16)),
+    ],
+    ids=str,
+)
+def test_a_count_is_taken_from_whatever_holds_it(counter):
+    def stepped(count):
+        w = torch.ones(3, requires_grad=True)
+        opt = ours.Adam([w], lr=0.5)
+        w.grad = torch.tensor([1.0, -2.0, 3.0])
+        opt.step()
+        opt.state[w]["step"] = torch.tensor(3.0) if count is None else count
+        opt.step()
+        return w.detach()
+
+    given = copy.deepcopy(counter) if isinstance(counter, torch.Tensor) else torch.tensor(counter)
+    assert torch.equal(stepped(given), stepped(None))
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf")])
+def test_a_count_that_is_none_is_refused(count):
+    w = torch.ones(3, requires_grad=True)
+    opt = ours.Adam([w])
+    w.grad = torch.ones(3)
+    opt.step()
+    before, opt.state[w]["step"] = w.detach().clone(), torch.tensor(count)
+    with pytest.raises((ValueError, OverflowError)):
+        opt.step()
+    assert torch.equal(w.detach(), before)
+
+
 def counts(opt):
     return [float(opt.state[p]["step"]) for group in opt.param_groups for p in group["params"]]
 

@@ -128,7 +128,7 @@ class _Steps:
                 state["step"] = torch.tensor(0.0, dtype=torch.float32)
         counters = [state["step"] for state in states]
         if not (_EXCHANGE and _are_plain(counters) and _EXCHANGE.count(counters)):
-            torch._foreach_add_(counters, 1.0)
+            torch._foreach_add_(counters, 1)
 
 
 def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
