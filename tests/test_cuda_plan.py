@@ -143,6 +143,21 @@ def test_schedules_and_changes_between_steps(gpu, options):
         pair.same()
 
 
+@pytest.mark.parametrize("framework", ["sklearn", "thinc", "keras", "autograd"])
+def test_clipping_in_the_formula_of_a_framework(gpu, framework):
+    """With some of them the host computes the scalars of each step."""
+    w, g = np.linspace(-1, 1, 30), np.linspace(3, -5, 30)
+    there, expected = HostArray(w.copy()), w.copy()
+    opt, cpu = (
+        cyopt.Adam.like(framework, [param], lr=0.1, clip_norm=0.5) for param in (there, expected)
+    )
+    cyopt.set_subnormals("keep")
+    for _ in range(4):
+        opt.step([HostArray(g)])
+        cpu.step([g])
+        assert same_bits(there.array, expected)
+
+
 @pytest.mark.parametrize("skip", [False, True])
 def test_clipping_that_is_turned_on_and_off(gpu, skip):
     pair = Pair(skip_nonfinite=skip)
