@@ -1,5 +1,6 @@
 """Faults that readers of cyopt.cuda found, each by what it did; see gpu_of_host.py."""
 
+import inspect
 import sys
 import threading
 import types
@@ -11,7 +12,8 @@ from gpu_pair import Pair
 from same_bits import same_bits
 
 import cyopt
-from cyopt.cuda import libraries
+from cyopt.cuda import cache, compiler, driver, layout, libraries, measure, tables
+from cyopt.cuda.source import written
 
 
 def one(**options):
@@ -136,6 +138,33 @@ def test_an_interrupt_in_a_function_of_python(gpu, monkeypatch, options, norms):
         pair.same()
         last += 1
     assert last > 2
+
+
+def test_an_interrupt_while_the_first_norms_are_prepared(gpu, monkeypatch):
+    """Addresses of 0 were written to in the next step."""
+    pair, put = Pair(), tables.Table.set
+    pair.step()
+
+    def interrupted(table, values, place):
+        if place == np.s_[:, layout.OLD]:
+            raise KeyboardInterrupt
+        put(table, values, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables.Table, "set", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pair.opt.step(pair.own_grads, norms=True)
+    pair.step(norms=True)
+    pair.same()
+
+
+def test_a_kernel_on_the_disk_has_another_name_with_other_constants(gpu, monkeypatch):
+    source = written(measure.decide, "float32")
+    before = cache._path(source, (9, 0))
+    monkeypatch.setattr(driver, "THREADS", 256)
+    assert cache._path(source, (9, 0)) != before
+    for module in (layout, compiler):
+        assert inspect.getsource(module) in cache.compiler_text()
 
 
 @pytest.mark.parametrize("option", ["skip_nonfinite", "capturable"])

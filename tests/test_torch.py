@@ -89,7 +89,7 @@ def test_state_without_a_count_is_that_of_a_first_step():
 @pytest.mark.parametrize(
     "counter",
     [
-        *(3, 3.0, torch.tensor(3.0), torch.tensor(3), torch.tensor([3.0]), torch.tensor(3.5)),
+        *(torch.tensor(x) for x in (3.0, 3, [3.0], 3.5)),
         *(torch.tensor(3.0, dtype=t) for t in (torch.float64, torch.float16, torch.bfloat16)),
     ],
     ids=str,
@@ -104,20 +104,30 @@ def test_a_count_is_taken_from_whatever_holds_it(counter):
         opt.step()
         return w.detach()
 
-    given = copy.deepcopy(counter) if isinstance(counter, torch.Tensor) else torch.tensor(counter)
-    assert torch.equal(stepped(given), stepped(None))
+    counted = counter.clone()
+    assert torch.equal(stepped(counted), stepped(None))
+    assert int(counted) == 4
 
 
-@pytest.mark.parametrize("count", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "count",
+    [
+        *(torch.tensor(x) for x in (float("nan"), float("inf"), True, 3j)),
+        *(1, 1.0, torch.ones(2), torch.ones(1).to_sparse(), torch._neg_view(torch.tensor(3.0))),
+    ],
+    ids=str,
+)
 def test_a_count_that_is_none_is_refused(count):
-    w = torch.ones(3, requires_grad=True)
-    opt = ours.Adam([w])
-    w.grad = torch.ones(3)
+    params = [torch.ones(3, requires_grad=True) for _ in range(2)]
+    opt = ours.Adam(params)
+    for w in params:
+        w.grad = torch.ones(3)
     opt.step()
-    before, opt.state[w]["step"] = w.detach().clone(), torch.tensor(count)
-    with pytest.raises((ValueError, OverflowError)):
+    before, opt.state[params[0]]["step"] = [w.detach().clone() for w in params], count
+    with pytest.raises((TypeError, ValueError, OverflowError)):
         opt.step()
-    assert torch.equal(w.detach(), before)
+    assert all(torch.equal(w.detach(), b) for w, b in zip(params, before, strict=True))
+    assert opt.state[params[1]]["step"] == 1
 
 
 def counts(opt):

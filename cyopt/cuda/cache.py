@@ -46,7 +46,8 @@ def cubin(source: Source, compute_capability: tuple[int, int]) -> bytes:
 
 def _path(source: Source, compute_capability: tuple[int, int]) -> Path:
     """Its file, whose name changes with all that decides what is in it."""
-    parts = [__version__, source.text, compiler_text(), *map(_version, _COMPILERS)]
+    meaning = compiler_text(), str(driver.THREADS)
+    parts = [__version__, source.text, *meaning, *map(_version, _COMPILERS)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     major, minor = compute_capability
     return folder() / f"{source.name}-sm_{major}{minor}-{key}.cubin"
@@ -56,7 +57,8 @@ def _path(source: Source, compute_capability: tuple[int, int]) -> Path:
 def compiler_text() -> str:
     """The text of the modules that decide what a kernel's text means."""
     here = Path(__file__).parent
-    return "".join((here / name).read_text() for name in ("primitives.py", "compiler.py"))
+    files = ("primitives.py", "compiler.py", "layout.py")
+    return "".join((here / name).read_text() for name in files)
 
 
 @cache

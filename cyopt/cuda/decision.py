@@ -216,9 +216,10 @@ class Decision:
 
     def keep_old(self, stream: int) -> list[Call]:
         """Copies of the parameters, from which `measure_change` tells how far they moved."""
-        if not self._old:
-            self._old = [self._device.allocate(p.nbytes) for p in self._params]
-            self._rows.set(np.array([memory.address for memory in self._old]), np.s_[:, OLD])
+        if not self._old:  # an interrupt leaves it so until the table has the addresses
+            made = [self._device.allocate(p.nbytes) for p in self._params]
+            self._rows.set(np.array([memory.address for memory in made]), np.s_[:, OLD])
+            self._old = made
         rows, tables = self._rows.address, self._given.tables.address
         return [
             self._launch(stream, measure.keep, dtype, LANES * n, rows, tables + 8 * first, n)

@@ -29,4 +29,4 @@ NO_NORM, GRAD_NORM, ALL_NORMS = 1, 2, 3
 
 # Sums of squares, as `cyopt.rules.square_sum` has them; a thread has one of the lanes of a chunk.
 SUM_CHUNK, LANES = 4096, 16
-FAN = 32  # neighbours that a thread of `pairs` adds at most: a power of two, not below LANES
+FAN = 32  # neighbours that a thread adds in pairs: 16, or 32, which is the most that `pairs` knows

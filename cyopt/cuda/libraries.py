@@ -33,8 +33,8 @@ class Library(NamedTuple):
     has_current_stream: bool  # one for all its arrays on a GPU
     device: Callable[[Any], int] | None  # the number of its GPU, which is part of its identity
     is_on_gpu: Callable[[Any], bool]
-    # Types that are their memory and no more, of which is true what follows, and which C may ask by
-    # DLPack's table of functions, if they have it.
+    # What follows holds for these types alone, as a subclass may be more than its memory; and C may
+    # ask them by DLPack's table of functions, if they have it.
     exact: tuple[str, ...] = ()
     is_lazy: str | None = None  # the method that tells whether its numbers are not those in memory
     # Whether an array, while it is the same object, can be reshaped and nothing else; its shape is

@@ -42,6 +42,7 @@ _TABLE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch
 _EXCHANGE = None if _TABLE is None else _cpu.Exchange.of(_TABLE)
 _is_neg, _device = torch.Tensor.is_neg, torch.Tensor.get_device
 _is_contiguous = torch.Tensor.is_contiguous
+_ZERO = torch.tensor(0.0)
 _REFUSED = ("foreach", "fused", "capturable", "differentiable")
 
 
@@ -57,8 +58,8 @@ class _Steps:
     def step(self, closure: Any = None) -> Any:
         """Update all parameters that have a gradient; returns what `closure` gives, if any.
 
-        Raises TypeError or ValueError, before anything of the group has changed, for tensors that
-        cyopt does not update; this module's description lists them.
+        Raises TypeError or ValueError for tensors that cyopt does not update; this module's
+        description lists them, and says what has changed then.
         """
         loss = None
         if closure is not None:
@@ -118,9 +119,9 @@ class _Steps:
 
     def _done(self, states: Sequence[dict[str, Any]], new: Sequence[bool]) -> list[int]:
         """How many steps parameters with these states have made."""
-        counters = [state.get("step", 0) for state in states]
+        counters = [state.get("step", _ZERO) for state in states]
         done = _EXCHANGE.integers(counters) if _EXCHANGE and _are_plain(counters) else None
-        return list(map(int, counters)) if done is None else done
+        return list(map(_integer, counters)) if done is None else done
 
     def _count(self, states: Sequence[dict[str, Any]]) -> None:
         for state in states:
@@ -144,15 +145,27 @@ def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     if columns["param"][0].is_cuda:
         return columns
     n, tensors = len(columns["param"]), list(chain(*columns.values()))
-    plain = _are_plain(tensors) and not any(map(_is_neg, tensors))
-    arrays = _EXCHANGE.arrays(tensors) if _EXCHANGE and plain else None
+    arrays = _EXCHANGE.arrays(tensors) if _EXCHANGE and _are_plain(tensors) else None
     if arrays is None:
         arrays = [_numpy(tensor) for tensor in tensors]
     return {name: arrays[n * k : n * (k + 1)] for k, name in enumerate(columns)}
 
 
 def _are_plain(tensors: list[Any]) -> bool:
-    return set(map(type, tensors)) <= _PLAIN
+    """Whether they are what lies in their memory."""
+    return set(map(type, tensors)) <= _PLAIN and not any(map(_is_neg, tensors))
+
+
+def _integer(counter: Any) -> int:
+    """The steps that a counter tells, to which one can be added."""
+    is_dense = isinstance(counter, torch.Tensor) and counter.layout is torch.strided
+    is_real = is_dense and counter.dtype is not torch.bool and not counter.is_complex()
+    if is_real and counter.numel() == 1 and not counter.is_neg():
+        return int(counter)
+    raise TypeError(
+        f"the state's step is {counter!r}; expected a tensor of one number, such as"
+        " torch.tensor(0.0), as load_state_dict makes it"
+    )
 
 
 def _numpy(tensor: Any) -> np.ndarray[Any, Any]:
