@@ -158,7 +158,8 @@ def test_an_interrupt_while_the_first_norms_are_prepared(gpu, monkeypatch):
     pair.same()
 
 
-def test_a_kernel_on_the_disk_has_another_name_with_other_constants(gpu, monkeypatch):
+def test_a_kernel_on_the_disk_has_another_name_with_other_constants(monkeypatch, tmp_path):
+    monkeypatch.setenv("CYOPT_CACHE_DIR", str(tmp_path))
     source = written(measure.decide, "float32")
     before = cache._path(source, (9, 0))
     monkeypatch.setattr(driver, "THREADS", 256)
