@@ -50,13 +50,13 @@ def count(cnp.ndarray counts, cnp.ndarray given, cnp.ndarray steps, bint keyed):
     cdef ptrdiff_t i
     for i in range(cnp.PyArray_SIZE(counts)):
         completed[i] += ones[i]
-    total[0] = _counted(total[0], completed[0], keyed)
+    _count_step(total, completed, keyed)
 
 
-cdef int64_t _counted(int64_t steps, int64_t completed, bint keyed) noexcept:
-    """The steps of an optimizer after one more; with `keyed`, the most that any of its lists has
-    completed."""
-    return max(steps, completed) if keyed else steps + 1
+cdef void _count_step(int64_t *steps, const int64_t *completed, bint keyed) noexcept:
+    """Count one more of an optimizer's steps; with `keyed`, they are the most that any of its lists
+    has completed. Without, there may be no parameters, and nothing to read in `completed`."""
+    steps[0] = max(steps[0], completed[0]) if keyed else steps[0] + 1
 
 
 def perform(list calls, list pairs):

@@ -299,5 +299,5 @@ cdef class Plan:
             return False
         for i in range(self._n):
             self._counts[i] += self._arrays[i].grad != NULL
-        self._steps[0] = _counted(self._steps[0], self._counts[0], self._keyed)
+        _count_step(&self._steps[0], &self._counts[0], self._keyed)
         return True
