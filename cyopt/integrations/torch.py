@@ -42,7 +42,7 @@ _TABLE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch
 _EXCHANGE = None if _TABLE is None else _cpu.Exchange.of(_TABLE)
 _is_neg, _device = torch.Tensor.is_neg, torch.Tensor.get_device
 _is_contiguous = torch.Tensor.is_contiguous
-_ZERO = torch.tensor(0.0)
+_ZERO = torch.tensor(0.0, dtype=torch.float32, device="cpu")
 _REFUSED = ("foreach", "fused", "capturable", "differentiable")
 
 
