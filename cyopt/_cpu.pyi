@@ -1,11 +1,11 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from cyopt.arrays import Array, Written
 from cyopt.hyper import Hyper
-from cyopt.parameters import Layout
+from cyopt.parameters import Layout, ParameterList
 from cyopt.trees import Node
 
 Versions = list[tuple["Version", int]]
@@ -135,3 +135,15 @@ class Plan:
     ) -> bool | None: ...
     def same_params(self, params: Sequence[Any]) -> bool: ...
     def run(self, grads: Sequence[Array | None], norms: bool) -> bool: ...
+
+class Stepper:
+    _bound: bool
+    _grouped: bool
+    _given: Any
+    _structure: Node | None
+    _lists: dict[Hashable, ParameterList]
+    _gate: Gate
+    def step(
+        self, grads: Any, params: Any = None, norms: bool = False, stream: Any = None
+    ) -> bool | None: ...
+    def update(self, key: Hashable, param: Any, grad: Any) -> Any: ...

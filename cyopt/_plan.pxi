@@ -132,7 +132,7 @@ cdef class Plan:
             self._hypers[i] = self._hypers[self._n_groups + i]
         self._versions = versions
 
-    def again(self, Gate gate, params, grads, node, bint norms):
+    cpdef again(self, Gate gate, params, grads, node, bint norms):
         """One step, if these trees of the structure `node` differ from those that were checked in
         nothing but where the gradients lie: True, or False if it was skipped. Else None, and nothing
         is done.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,10 +28,8 @@ class Measured:
     any instruction set, number of threads and alignment.
     """
 
-    __slots__ = ("_measured",)
-
-    def __init__(self) -> None:
-        self._measured = np.array(NOT_MEASURED)
+    __slots__ = ()
+    _measured: np.ndarray[Any, np.dtype[np.float64]]
 
     @property
     def skipped(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -18,14 +19,14 @@ from cyopt.group import (
     layout,
 )
 from cyopt.hyper import Hyper, unknown_name
-from cyopt.measured import PENDING, Done, Measured
+from cyopt.measured import NOT_MEASURED, Done, Measured
 from cyopt.parameters import ParameterList, Versions, check_lasting
 from cyopt.state import Averages, State
 
 Self = TypeVar("Self", bound="Optimizer")
 
 
-class Optimizer(Measured, CommonAttributes):
+class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
     """Base of the optimizers: everything but the formula and its hyperparameters.
 
     `params` is one array, or any nesting of dict, list and tuple of arrays; or a list of groups,
@@ -35,22 +36,14 @@ class Optimizer(Measured, CommonAttributes):
 
     __slots__ = (
         "__weakref__",
-        "_bound",
         "_defaults",
-        "_gate",
-        "_given",
-        "_grouped",
         "_groups",
-        "_lists",
+        "_measured",
         "_plan_type",
         "_steps",
-        "_structure",
         "_waiting",
     )
-    _SAVED = (
-        *Measured.__slots__,
-        *(name for name in __slots__ if name not in ("__weakref__", "_gate")),
-    )
+    _SAVED = (*__slots__[1:], "_bound", "_given", "_grouped", "_lists", "_structure")
 
     # Where a subclass keeps the starting value of a state: state name -> hyperparameter.
     initial_values: ClassVar[Mapping[str, str]] = {}
@@ -62,11 +55,11 @@ class Optimizer(Measured, CommonAttributes):
 
     def __init__(self, params: Any, hyperparameters: Mapping[str, Any]) -> None:
         self._steps = np.zeros(1, np.int64)
-        super().__init__()
+        self._measured = np.array(NOT_MEASURED)
         self.check_names(hyperparameters)
         self._defaults = dict(hyperparameters)
         self._plan_type: type[Any] = _cpu.Plan
-        self._lists: dict[Hashable, ParameterList] = {}  # None: of `step`; else a key of `update`
+        self._lists = {}
         self._waiting: dict[str, Any] = {}  # loaded state whose parameters are not there yet
         self._gate = _cpu.Gate()
         self._bound = params is not None
@@ -184,43 +177,6 @@ class Optimizer(Measured, CommonAttributes):
             raise TypeError(f"group is {group!r}; expected a mapping with the key 'params'")
         self._gate.run(add_group, self, group)
 
-    def step(
-        self, grads: Any, params: Any = None, norms: bool = False, stream: Any = None
-    ) -> bool | None:
-        """Update all parameters in place from their gradients.
-
-        Returns True, or False if `skip_nonfinite` skipped the step: then it has changed nothing,
-        but with `zero_grads` the gradients. Where a GPU decides that, or counts the steps
-        (`capturable`), None: nothing is waited for.
-
-        `grads` has the structure of the parameters; a None in it skips a parameter. A gradient may
-        have any strides and, without `zero_grads`, may be read-only. `params` is for an optimizer
-        made without. With `norms`, `grad_norm`, `update_norm` and `param_norm` are measured.
-        `stream` is for arrays on a GPU: where to step instead of on the current stream of the
-        library that owns them, and in no other order than that stream's.
-
-        Everything is checked before a byte is written; an exception leaves parameters, state and
-        counters as they were. Raises TypeError or ValueError that names the argument.
-        """
-        if params is None:
-            if not self._bound:
-                raise TypeError(
-                    "this optimizer is made without parameters: call step(grads, params)"
-                )
-            params = self._tree() if self._grouped else self._given
-        elif self._bound:
-            raise TypeError("this optimizer is bound to its parameters: call step(grads)")
-        try:
-            plan = self._lists[None].plan
-        except KeyError:
-            plan = None
-        if plan is not None and stream is None:
-            done: Done | None = plan.again(self._gate, params, grads, self._structure, norms)
-            if done is not None:
-                return None if done is PENDING else done
-        done = self._gate.run(self._step, params, grads, norms, stream)
-        return None if done is PENDING else done
-
     def _step(self, params: Any, grads: Any, norms: bool, stream: Any) -> Done:
         """A step that is not like the last one: all is looked at. Inside the gate."""
         before = int(self._steps[0])
@@ -247,34 +203,6 @@ class Optimizer(Measured, CommonAttributes):
         self._structure = trees.structure(params)
         self._lists[None] = self._make_list(params)
 
-    def update(self, key: Hashable, param: Any, grad: Any) -> Any:
-        """Update one array in place and return it; its state is made when `key` is first seen.
-
-        Each key has its own step count, which also feeds the schedules; `steps` is the largest.
-        What concerns all arrays of a step, such as their norm, concerns this one.
-
-        >>> import numpy as np, cyopt
-        >>> opt, w = cyopt.SGD(lr=0.5), np.array([1.0, 2.0])
-        >>> opt.update("w", w, np.array([1.0, 1.0])) is w
-        True
-        >>> w
-        array([0.5, 1.5])
-        """
-        if self._bound or None in self._lists:
-            raise TypeError("this optimizer takes all parameters in step(): do not mix in update()")
-        if key is None or key != key or grad is None:
-            raise TypeError(
-                f"key is {key!r} and grad is a {type(grad).__name__}; expected a key that equals"
-                " itself, and an array: to skip a parameter, do not call update"
-            )
-        try:
-            plan = self._lists[key].plan
-        except KeyError:
-            plan = None
-        if plan is None or plan.again(self._gate, param, grad, None, False) is None:
-            self._gate.run(self._update, key, param, grad)
-        return param
-
     def _update(self, key: Hashable, param: Any, grad: Any) -> None:
         """An update that is not like the last one of its key: all is looked at. Inside the gate."""
         parameters = self._lists.get(key) or self._new_list([key], [param], [0], keyed=True)
@@ -290,6 +218,11 @@ class Optimizer(Measured, CommonAttributes):
                 self._lists.pop(key, None)
             raise
         self._waiting = waiting
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Protocols 0 and 1 know no other way to make an object with a compiled base.
+        new = copyreg.__newobj__  # type: ignore[attr-defined]  # typeshed does not have it
+        return new, (type(self),), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
         return self._gate.run(checkpoint.attributes, self)

@@ -79,7 +79,7 @@ struct cyopt_hyper {
     double lr, weight_decay, grad_scale;
     double momentum, dampening; /* Momentum; RMSProp with momentum */
     double lr_decay;            /* AdaGrad */
-    double beta1, beta2;        /* Adam; beta2 is RMSProp's alpha */
+    double beta1, beta2;        /* Adam, in [0, 1); beta2 is RMSProp's alpha */
     double eps;
     double step_size, denom_scale; /* Adam, AdaGrad: the caller's own `step` and `r`, or NaN */
     double clip_norm, clip_eps;    /* limit of the gradients' norm, 0: none; see scalars.c */

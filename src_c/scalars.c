@@ -6,15 +6,18 @@
 
 /* beta1^t and beta2^t by repeated squaring: multiplications only, so the same bits on every
  * machine, which libm's pow() does not promise. Both at once, and times 1 where a bit of t is 0,
- * which changes nothing: a step waits for these two chains, and a branch on t is mispredicted. */
+ * which changes nothing: a step waits for these two chains, and a branch on t is mispredicted. What
+ * is below LOST is 0 here, since 1 minus it is 1 all the same: the square of a tiny number is
+ * subnormal, which takes a hundred cycles. */
+#define LOST 0x1p-60
 static void powers_by_squaring(const double beta[2], int64_t t, double power[2])
 {
     double b1 = beta[0], b2 = beta[1], p1 = 1.0, p2 = 1.0;
     for (; t > 0; t >>= 1) {
         p1 = p1 * (t & 1 ? b1 : 1.0);
         p2 = p2 * (t & 1 ? b2 : 1.0);
-        b1 = b1 * b1;
-        b2 = b2 * b2;
+        b1 = b1 < LOST ? 0.0 : b1 * b1;
+        b2 = b2 < LOST ? 0.0 : b2 * b2;
     }
     power[0] = p1;
     power[1] = p2;

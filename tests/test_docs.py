@@ -1,11 +1,14 @@
-"""The code of docs/ runs."""
+"""The code of docs/ and of compiled docstrings runs."""
 
+import doctest
 import re
 from importlib import util
 from pathlib import Path
 
 import pytest
 from run_python import run_python
+
+from cyopt import _cpu
 
 FOLDER = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```python(?: requires=(\w+))?\n(.*?)^```$", re.M | re.S)
@@ -27,3 +30,9 @@ def test_a_block_runs(host, code):
 def test_every_block_is_run():
     text = "".join(path.read_text() for path in FOLDER.glob("*.md"))
     assert len(BLOCKS) == text.count("```python") >= 3
+
+
+def test_examples_of_compiled_code():
+    result = doctest.testmod(_cpu)
+    assert result.attempted >= 4
+    assert result.failed == 0

@@ -270,7 +270,8 @@ def test_copies_of_unbound_keyed_and_reference(attach):
     keyed.update("w", params["w"], arrays()["w"])
     for opt in (unbound, keyed):
         same_optimizers(opt, copy.deepcopy(opt))
-        same_optimizers(opt, pickle.loads(pickle.dumps(opt)))
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            same_optimizers(opt, pickle.loads(pickle.dumps(opt, protocol)))
     others = copy.deepcopy(params)
     other = copy.deepcopy(unbound)
     unbound.step(arrays(), params)
