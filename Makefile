@@ -9,9 +9,12 @@ SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.px[di] cyopt/bench/*.pyx) setu
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
 INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-cuda test-gpu test-hosts test-mpi sanitize fuzz fuzz-c bench \
+.PHONY: help demo test test-all test-cuda test-gpu test-hosts test-mpi sanitize fuzz fuzz-c bench \
 	bench-gpu bench-hosts bench-mpi lint clean
 .PRECIOUS: .venv-hosts-%/built
+
+help:  ## This list.
+	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 14
 
 demo: .venv/built  ## Train on handwritten digits with NumPy's Adam and with cyopt's.
 	$(BIN)/python -m cyopt demo

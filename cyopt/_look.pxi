@@ -34,7 +34,7 @@ cdef int _dtype(cnp.ndarray array):
 
 
 cdef bint _same_shape(cnp.ndarray a, cnp.ndarray known):
-    """Native numbers, aligned, in the shape of another array."""
+    """Whether an array has native, aligned numbers and the shape of another one."""
     cdef int d
     if (not cnp.PyArray_ISNOTSWAPPED(a) or not cnp.PyArray_ISALIGNED(a)
             or cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(known)):

@@ -46,7 +46,7 @@ cdef class Stepper:
         """Update one array in place and return it; its state is made when `key` is first seen.
 
         Each key has its own step count, which also feeds the schedules; `steps` is the largest.
-        What concerns all arrays of a step, such as their norm, concerns this one.
+        `clip_norm`, `skip_nonfinite` and the norms are of this array alone.
 
         >>> import numpy as np, cyopt
         >>> opt, w = cyopt.SGD(lr=0.5), np.array([1.0, 2.0])

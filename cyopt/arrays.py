@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence, ValuesView
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -45,6 +45,11 @@ def as_array(value: Any, what: str, written: bool = False) -> Array:
         )
     if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
         return _from_dlpack(value, what, kind, written)
+    if isinstance(value, Iterator | KeysView | ValuesView):
+        raise TypeError(
+            f"{what} is a {kind}; expected an array, or a dict, list or tuple of arrays: pass"
+            " list(it), which can be read at every step"
+        )
     raise TypeError(
         f"{what} is a {kind}; expected a numpy.ndarray of float32 or float64"
         + (

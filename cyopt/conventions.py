@@ -120,7 +120,13 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
     if framework not in FRAMEWORKS:
         raise ValueError(f"framework is {framework!r}{unknown_name(str(framework), FRAMEWORKS)}")
     rows = FRAMEWORKS[framework]
-    cls = next(c.__name__ for c in classes if c.__name__ in FRAMEWORKS["torch"])
+    own = [c.__name__ for c in classes if c.__name__ in FRAMEWORKS["torch"]]
+    if not own:
+        raise TypeError(
+            "like() is not of this class: it knows the formulas of"
+            f" {', '.join(FRAMEWORKS['torch'])}, and of classes derived from them"
+        )
+    cls = own[0]
     if cls not in rows:
         raise ValueError(f"{framework!r} has no {cls}; it has {', '.join(rows)}")
     for name, meaning in REFUSED.get((framework, cls), {}).items():

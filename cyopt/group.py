@@ -149,7 +149,7 @@ class Group:
 
     def at(self, steps: int, dtypes: Iterable[np.dtype[Any]] = ()) -> Hyper:
         """The numbers after `steps` completed steps, all schedules evaluated and checked."""
-        # All at once: a schedule may set other numbers, which are then to be looked at.
+        # All three before a schedule is called: it may set numbers of this group.
         hyper, schedules, done = self._constant, self.schedules, self._checked
         if schedules:
             numbers: list[Any] = list(hyper)

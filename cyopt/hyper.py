@@ -17,7 +17,10 @@ Number = float | Schedule
 
 
 class Hyper(NamedTuple):
-    """What one step of one group uses; `struct cyopt_hyper` of `src_c/cyopt.h` in Python."""
+    """What one step of one group uses; `struct cyopt_hyper` of `src_c/cyopt.h` in Python.
+
+    `_cpu.pyx` takes the fields in this order.
+    """
 
     rule: str
     decay: str
@@ -143,7 +146,7 @@ CHOICES = {
 }
 PLAIN_NUMBERS = [name for name in NUMBERS if name in Hyper._fields]
 SWITCHES = [name for name in [*FLAGS, *CHOICES] if name in Hyper._fields]
-# Fields of Hyper that must stay below 1 when a kernel rounds them, and their names here.
+# Fields of Hyper that must stay below 1 when a kernel rounds them, and what users call them.
 _RATES = {"momentum": "momentum", "beta1": "betas[0]", "beta2": "betas[1]", "ema": "ema"}
 # Factor of a step (`cyopt.rules.prepare`) -> the hyperparameters that make it.
 _CAUSES = {
@@ -263,7 +266,7 @@ def _refuse_factor(
     values = ", ".join(f"{name} {getattr(hyper, name)!r}" for name in given)
     raise ValueError(
         f"{values}: makes a factor {x!r} of the update, beyond the range of {dtype.name}; use"
-        f" numbers of ordinary size, or float64 parameters"
+        " numbers of ordinary size, or float64 parameters"
     )
 
 

@@ -151,8 +151,8 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
     ) -> ParameterList:
         layouts = [layout(group, self.initial_values) for group in self.groups]
         with np.errstate(over="ignore"):
-            like_all = (self._steps, self._measured, self._plan_type, keyed)
-            made = ParameterList(names, values, group_of, layouts, *like_all)
+            shared = (self._steps, self._measured, self._plan_type, keyed)
+            made = ParameterList(names, values, group_of, layouts, *shared)
         for group in self.groups:
             group.at(self.steps, made.dtypes)
             group.check_initial(made.dtypes)
@@ -178,7 +178,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         self._gate.run(add_group, self, group)
 
     def _step(self, params: Any, grads: Any, norms: bool, stream: Any) -> Done:
-        """A step that is not like the last one: all is looked at. Inside the gate."""
+        """A step that is not like the last one: everything is checked. Inside the gate."""
         before = int(self._steps[0])
         new = None not in self._lists
         try:
@@ -204,7 +204,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         self._lists[None] = self._make_list(params)
 
     def _update(self, key: Hashable, param: Any, grad: Any) -> None:
-        """An update that is not like the last one of its key: all is looked at. Inside the gate."""
+        """An update that is not like its key's last one: everything is checked. Inside the gate."""
         parameters = self._lists.get(key) or self._new_list([key], [param], [0], keyed=True)
         new = key not in self._lists
         before = int(parameters.counts[0])

@@ -225,8 +225,10 @@ class ParameterList:
         """
         if stream is not None and self.device is None:
             raise TypeError("stream is given, but the parameters are on the CPU: leave it out")
-        unseen = [layout.capturable for layout in self.layouts] + [h.skip_nonfinite for h in hypers]
-        if self.device is not None and versions is None and any(unseen):
+        gpu_counts = any(layout.capturable for layout in self.layouts) or any(
+            hyper.skip_nonfinite for hyper in hypers
+        )
+        if self.device is not None and versions is None and gpu_counts:
             raise ValueError(
                 "a hyperparameter is a schedule, which is called with the number of steps, but with"
                 " skip_nonfinite or capturable the GPU alone knows it; set the number before each"
@@ -257,7 +259,8 @@ class ParameterList:
         for array, spec, name in zip(params, self.specs, self.names, strict=True):
             new = Spec.of(array)
             order_kept = (new.c_order and spec.c_order) or (new.f_order and spec.f_order)
-            if new[:2] != spec[:2] or new.device != spec.device or not order_kept:
+            same = (new.shape, new.dtype, new.device) == (spec.shape, spec.dtype, spec.device)
+            if not same or not order_kept:
                 raise ValueError(
                     f"parameter {name!r} is now {new}; it was {spec} when its state was made;"
                     " make a new optimizer for new parameters"

@@ -3,7 +3,8 @@
 A rule takes a parameter, its gradient after `prologue`, its state, all arrays (or NumPy scalars) of
 one dtype, and the scalars `h` of `prepare` rounded to that dtype. It returns the new parameter and
 state. The result is defined by these lines: operators are + - * / and sqrt, each rounded once, in
-the order written. The C kernels give the same bits.
+the order written, and the two comparisons below. The C kernels give the same bits. What each scalar
+means is said in `src_c/cyopt.h`, at CYOPT_SCALARS.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def prologue(p: Array, g: Array, h: Scalars, coupled: bool, limited: bool) -> Ar
 
 
 def average(a: Array, p: Array, h: Scalars) -> Array:
-    """What follows it for a parameter `p`, already updated, that has an average."""
+    """The parameter's new average, after the rule has updated it to `p`."""
     return h.d * a + h.e * p
 
 
@@ -157,7 +158,7 @@ def power_by_squaring(base: float, t: int) -> float:
 
 root = math.sqrt  # of doubles
 
-# What changes from step to step; a GPU that counts its steps itself computes it from these lines.
+# The scalars that change from step to step. A GPU that counts its steps computes them by these.
 
 
 def decayed(lr: float, lr_decay: float, t: float) -> float:
@@ -260,7 +261,7 @@ def square_sum(x: Array) -> float:
 
 
 def square_sums(x: Array) -> list[float]:
-    """The part of each chunk in that."""
+    """The sum of the squares of each chunk."""
     chunks = np.zeros((-(-x.size // CHUNK), CHUNK // LANES, LANES))
     chunks.reshape(-1)[: x.size] = x  # what is missing is 0, whose addition changes nothing
     sums = np.zeros((len(chunks), LANES))
@@ -270,7 +271,7 @@ def square_sums(x: Array) -> list[float]:
 
 
 def pairwise_sum(x: Array) -> float:
-    """Neighbours are added until one number is left, which is 0 for none.
+    """The sum of neighbours, then of neighbouring sums, until one is left; 0 of nothing.
 
     >>> pairwise_sum([1.0, 2.0, 3.0]) == (1.0 + 2.0) + 3.0
     True

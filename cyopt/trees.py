@@ -15,7 +15,10 @@ Tree = Any  # an array, or a Mapping, list or tuple of trees
 
 
 class Node(NamedTuple):
-    """The structure of a container: its keys in order, and the structure of each child."""
+    """The structure of a container: its keys in order, and the structure of each child.
+
+    `_look.pxi` and `_plan.pxi` take the fields by their numbers.
+    """
 
     keys: tuple[Any, ...]
     children: tuple[Node | None, ...]  # None: a leaf

@@ -35,8 +35,10 @@ extern "C" {
 enum cyopt_dtype { CYOPT_FLOAT32, CYOPT_FLOAT64, CYOPT_N_DTYPES };
 
 /* Every rule: X(name, function in rules.h, variant flags, mask of the state slots it uses, cost).
- * The cost is how long a line takes inside the caches, in units of half a nanosecond: as many as
- * streams, 10 where the divider sets the pace (measured in float32; see CYOPT_DEFAULT_GRAIN). */
+ * The cost is how long a line (64 bytes of the parameter) takes inside the caches, in units of half
+ * a nanosecond: the number of arrays that are read and written, or 10 if there is a division or
+ * root (measured in float32; see CYOPT_DEFAULT_GRAIN). New rules go to the end: the numbers are
+ * compiled into hosts. */
 #define CYOPT_RULES(X)                                                                             \
     X(sgd, sgd, 0, 0, 3)                                                                           \
     X(momentum, momentum, 0, 1, 5)                                                                 \
@@ -81,7 +83,7 @@ struct cyopt_hyper {
     double lr_decay;            /* AdaGrad */
     double beta1, beta2;        /* Adam, in [0, 1); beta2 is RMSProp's alpha */
     double eps;
-    double step_size, denom_scale; /* Adam, AdaGrad: the caller's own `step` and `r`, or NaN */
+    double step_size, denom_scale; /* the caller's own `step`, and `r` of Adam, or NaN */
     double clip_norm, clip_eps;    /* limit of the gradients' norm, 0: none; see scalars.c */
     double clip_value;             /* limit of each element of the gradient, 0: none */
     double ema;                    /* decay of the parameter's average */

@@ -1,5 +1,5 @@
-/* A gradient that a kernel cannot read where it is, for its strides or its type, is copied in the
- * parameter's element order, into a tile that stays in cache; and gradients are set to zero. */
+/* A gradient whose strides or type a kernel cannot read is copied, in the parameter's element
+ * order, into a tile that stays in cache; and gradients are set to zero. */
 #include "kernels.h"
 
 #include <string.h>

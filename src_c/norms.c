@@ -10,7 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Neighbours are added until one number is left, which is 0 for none. */
+/* The sum of neighbours, then of neighbouring sums, until one is left; 0 of nothing. */
 static double pairwise_sum(double *x, ptrdiff_t n)
 {
     if (n == 0)

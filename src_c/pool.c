@@ -1,4 +1,4 @@
-/* The only file that knows of threads.
+/* The only file that starts threads.
  *
  * Why not OpenMP: its team meets at a barrier, so that a step ends when the last thread has been
  * given a core. Training loops call a BLAS between steps, whose threads keep their cores busy for

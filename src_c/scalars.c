@@ -38,7 +38,6 @@ static void powers_by_libm(const double beta[2], int64_t t, double power[2])
 static void prepare_momentum(const struct cyopt_hyper *h, int64_t t, struct cyopt_scalars *x)
 {
     x->mu = h->momentum;
-    x->step = h->lr;
     switch (h->momentum_form) {
     case CYOPT_LR_OUTSIDE:
         x->a = t == 1 ? 1.0 : 1.0 - h->dampening;
@@ -62,7 +61,8 @@ static void prepare_rmsprop(const struct cyopt_hyper *h, struct cyopt_scalars *x
         (h->rule == CYOPT_RULE_rmsprop_momentum || h->rule == CYOPT_RULE_rmsprop_centered_momentum);
     x->mu = h->momentum;
     x->a = inside ? h->lr : 1.0;
-    x->step = inside ? 1.0 : h->lr;
+    if (inside)
+        x->step = 1.0;
 }
 
 /* step and r of Adam:
@@ -72,7 +72,6 @@ static void prepare_rmsprop(const struct cyopt_hyper *h, struct cyopt_scalars *x
  */
 static void prepare_adam(const struct cyopt_hyper *h, int64_t t, struct cyopt_scalars *x)
 {
-    x->step = h->lr;
     if (h->bias_correction) {
         const double beta[2] = {h->beta1, h->beta2};
         double power[2];
@@ -106,6 +105,7 @@ void cyopt_compute_scalars(const struct cyopt_hyper *h, int64_t t, struct cyopt_
     x->s = (h->maximize ? -1.0 : 1.0) * (1.0 / h->grad_scale);
     x->wd = coupled ? h->weight_decay : 0.0;
     x->k = coupled ? 1.0 : 1.0 - h->lr * h->weight_decay;
+    x->step = h->lr;
     x->mu = x->a = 0.0;
     x->r = 1.0;
     x->b1 = h->beta1;
@@ -118,9 +118,6 @@ void cyopt_compute_scalars(const struct cyopt_hyper *h, int64_t t, struct cyopt_
     x->e = 1.0 - h->ema;
 
     switch (h->rule) {
-    case CYOPT_RULE_sgd:
-        x->step = h->lr;
-        break;
     case CYOPT_RULE_momentum:
     case CYOPT_RULE_nesterov:
         prepare_momentum(h, t, x);
@@ -128,12 +125,16 @@ void cyopt_compute_scalars(const struct cyopt_hyper *h, int64_t t, struct cyopt_
     case CYOPT_RULE_adagrad:
         x->step = h->lr / (1.0 + (double)(t - 1) * h->lr_decay);
         break;
+    case CYOPT_RULE_rmsprop:
+    case CYOPT_RULE_rmsprop_centered:
+    case CYOPT_RULE_rmsprop_momentum:
+    case CYOPT_RULE_rmsprop_centered_momentum:
+        prepare_rmsprop(h, x);
+        break;
     case CYOPT_RULE_adam:
     case CYOPT_RULE_amsgrad:
         prepare_adam(h, t, x);
         break;
-    default:
-        prepare_rmsprop(h, x);
     }
     if (!isnan(h->step_size))
         x->step = h->step_size;

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#define ALIGN_BYTES 8192 /* arrays from here on have their first line apart */
+#define ALIGN_BYTES 8192 /* from here on an array's first line is apart if it is not whole */
 /* What is done in several passes is done over so much of a parameter at a time: with its gradient,
  * state and average it stays in an L1 cache (measured: bench/NOTES.md). */
 #define PART_BYTES 4096
@@ -103,7 +103,7 @@ static void visit_update(const struct cyopt_pass *pass, const struct cyopt_array
     const struct cyopt_scalars *scalars = &pass->sets[array->set];
     cyopt_kernel_finder *const find = (cyopt_kernel_finder *)pass->config->kernels;
     struct cyopt_scalars clipped;
-    if (pass->clips && array->coefficient != 1.0) {
+    if (pass->has_coefficients && array->coefficient != 1.0) {
         clipped = *scalars;
         clipped.s = clipped.s * array->coefficient;
         scalars = &clipped;
@@ -129,7 +129,8 @@ static void visit_skipped(const struct cyopt_pass *pass, const struct cyopt_arra
         cyopt_clear(array, first, end - first);
 }
 
-/* The scalars do not depend on how the caller rounds either. */
+/* Rounded to nearest and with subnormals, whatever the caller's thread has set. Not in scalars.c,
+ * as a compiler that sees both may move arithmetic over the change of a register. */
 void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scalars *scalars)
 {
     const cyopt_fpenv saved = cyopt_fpenv_enter(0);
@@ -165,7 +166,7 @@ int cyopt_step(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyop
         .sets = sets,
         .config = config,
         .sums = report->sums,
-        .clips = measure,
+        .has_coefficients = measure,
     };
     report->grad_norm = report->update_norm = report->param_norm = -1.0;
     report->skipped = measure && cyopt_measure_gradients(arrays, n_arrays, sets, config, report);

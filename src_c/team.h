@@ -30,7 +30,7 @@ struct cyopt_pass {
     const struct cyopt_config *config;
     double *sums, *more_sums; /* a number for each chunk */
     atomic_int *nonfinite;
-    int clips; /* the arrays' coefficients hold */
+    int has_coefficients; /* gradients are multiplied by their arrays' `coefficient` */
 };
 
 /* Runs a pass whose arrays are worth `work`; returns into how many shares it was cut. */

@@ -16,8 +16,6 @@ void cyopt_default_hyper(int rule, struct cyopt_hyper *hyper)
         .clip_eps = 1e-6,
     };
     switch (rule) {
-    case CYOPT_RULE_sgd:
-        break;
     case CYOPT_RULE_momentum:
     case CYOPT_RULE_nesterov:
         hyper->momentum = 0.9;
@@ -32,10 +30,14 @@ void cyopt_default_hyper(int rule, struct cyopt_hyper *hyper)
         hyper->beta2 = 0.999;
         hyper->eps = 1e-8;
         break;
-    default: /* RMSProp; momentum where its rule has it is up to the caller */
+    case CYOPT_RULE_rmsprop:
+    case CYOPT_RULE_rmsprop_centered:
+    case CYOPT_RULE_rmsprop_momentum: /* how much is up to the caller */
+    case CYOPT_RULE_rmsprop_centered_momentum:
         hyper->lr = 1e-2;
         hyper->beta2 = 0.99;
         hyper->eps = 1e-8;
+        break;
     }
 }
 

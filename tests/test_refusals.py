@@ -41,6 +41,12 @@ def test_parameter_rebound(cls, spoil, error, cure):
     model.refuses(lambda: model.opt.step(model.grads), error, message)
 
 
+@pytest.mark.parametrize("of", [iter, dict.values, lambda params: (p for p in params.values())])
+def test_parameters_that_can_be_read_once(of):
+    with pytest.raises(TypeError, match=r"parameter '0' is a .*; .* pass list\(it\)"):
+        cyopt.Adam(of(arrays()))
+
+
 @pytest.mark.parametrize(
     "other",
     [
