@@ -12,7 +12,12 @@ from cyopt.extras import libraries_are_there, output_file
 __all__ = ["add_arguments", "main"]
 
 NAMES = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
-LIBRARIES = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "rich": "rich"}
+LIBRARIES = {
+    "sklearn": "scikit-learn",
+    "matplotlib": "matplotlib",
+    "rich": "rich",
+    "threadpoolctl": "threadpoolctl",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from rich.console import Console
 from rich.progress import Progress
+from threadpoolctl import threadpool_limits
 
 import cyopt
 
@@ -36,15 +37,19 @@ def describe(args: argparse.Namespace, widths: list[int], digits: Digits) -> str
         f"cyopt {cyopt.__version__}: {len(digits.train_labels):,} handwritten digits to learn from,"
         f" {len(digits.test_labels)} to test\n"
         f"network {'-'.join(map(str, widths))}, {count:,} parameters, {args.dtype},"
-        f" batches of {args.batch}\n"
+        f" batches of {args.batch}, 1 BLAS thread\n"
     )
 
 
 def train_with_progress(
     comparison: Comparison, digits: Digits, args: argparse.Namespace, console: Console
 ) -> None:
-    """`train` under a progress bar that disappears at the end."""
-    with Progress(console=console, transient=True) as progress:
+    """`train` under a progress bar that disappears at the end.
+
+    Products of this size gain nothing by a second thread of BLAS, and on a busy machine each waits
+    milliseconds for it.
+    """
+    with Progress(console=console, transient=True) as progress, threadpool_limits(1, "blas"):
         task = progress.add_task(comparison.name, total=args.epochs * len(comparison.runs))
         train(
             comparison,
