@@ -30,7 +30,7 @@ test-all: .venv/built  ## The tests with the whole of every matrix, and the inst
 INSTALL_TORCH = $(if $(TORCH_$(1)),.venv-hosts-$(1)/bin/pip install --quiet \
 	--disable-pip-version-check $(TORCH_$(1)))
 HOST_TESTS := $(addprefix tests/test_,$(addsuffix .py,autograd docs hosts numba sklearn \
-	sklearn_switch spacy thinc torch torch_gpu bench_hosts)) cyopt/integrations
+	sklearn_switch spacy thinc torch torch_found torch_gpu bench_hosts)) cyopt/integrations
 TORCH_newest ?= torch
 TORCH_year-old ?= torch==2.9.1
 test-hosts: test-hosts-newest test-hosts-year-old  ## The integrations, with the newest hosts and a year older ones.

@@ -10,8 +10,12 @@ on a GPU one launch. Gradients may have any strides. The result is that of torch
 implementation but for the order of operations, so for the last bits.
 
 Not as in torch: `foreach`, `fused`, `capturable` and `differentiable` are refused where they are
-True, and so are tensors elsewhere than on a CPU or NVIDIA GPU, sparse gradients, types other than
-float32 and float64, and parameters with gaps or in each other's memory. A step that is refused
+True (the first two are None after loading: they are the way of another optimizer), and so are tensors
+elsewhere than on a CPU or NVIDIA GPU, sparse gradients, types other than float32 and float64,
+parameters with gaps or in each other's memory, and numbers that `cyopt.Adam` and its fellows refuse:
+an `lr` below 0 or without end, decay rates of 1 or that float32 rounds to it, dampening below 0 or
+beside Nesterov's momentum. An `lr` that a scheduler's rounding has left just below 0 is 0. State in
+another order in memory than its parameter is copied into that one. A step that is refused
 changes nothing of the parameters of that call; calls before it, of other groups, have been made.
 Each tensor costs about 2.5 us of Python beside the arithmetic, as in torch's fused step, and thrice
 that with torch before 2.10; in `cyopt.Adam(tensors).step(grads)` on a GPU 0.3 us.
@@ -22,7 +26,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, compress, count
-from operator import not_
+from operator import ne, not_
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,7 +35,7 @@ import cyopt
 from cyopt import _cpu
 from cyopt.integrations import require
 
-require("torch", "2.6", "torch")
+require("torch", "2.7", "torch")  # the first whose AdamW has Adam's groups
 
 import torch  # noqa: E402
 from torch.autograd.graph import increment_version  # noqa: E402
@@ -41,9 +45,10 @@ _PLAIN = {torch.Tensor, torch.nn.Parameter}
 _TABLE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch 2.10
 _EXCHANGE = None if _TABLE is None else _cpu.Exchange.of(_TABLE)
 _is_neg, _device = torch.Tensor.is_neg, torch.Tensor.get_device
-_is_contiguous = torch.Tensor.is_contiguous
+_is_contiguous, _strides = torch.Tensor.is_contiguous, torch.Tensor.stride
 _ZERO = torch.tensor(0.0, dtype=torch.float32, device="cpu")
 _REFUSED = ("foreach", "fused", "capturable", "differentiable")
+_FLAGS = ("maximize", "nesterov", "decoupled_weight_decay")
 
 
 class _Steps:
@@ -52,6 +57,8 @@ class _Steps:
     # The function, and hyperparameters that torch has under the same name.
     _function: ClassVar[Callable[..., bool]]
     _same: ClassVar[tuple[str, ...]]
+    _late: ClassVar[tuple[str, ...]] = ()  # state that may begin after the first step
+    defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
     state: Any
 
@@ -69,9 +76,24 @@ class _Steps:
             self._step_group(group)
         return loss
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What torch calls to load and to unpickle."""
+        super().__setstate__(state)  # type: ignore[misc]  # of torch's class
+        for group in self.param_groups:
+            group.update({name: None for name in ("foreach", "fused") if group.get(name)})
+
     def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The names of the group's state arrays, torch's and cyopt's."""
         raise NotImplementedError
+
+    def _numbers(self, group: dict[str, Any]) -> dict[str, Any]:
+        """The hyperparameters of cyopt's function, as Python's own numbers."""
+        numbers = {name: _number(group[name]) for name in self._same if name in group}
+        numbers.update({name: bool(group[name]) for name in _FLAGS if name in group})
+        numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
+        if -1e-9 * float(group.get("initial_lr", 0.0)) < numbers["lr"] < 0:
+            numbers["lr"] = 0.0
+        return numbers
 
     def _step_group(self, group: dict[str, Any]) -> None:
         for name in _REFUSED:
@@ -80,15 +102,13 @@ class _Steps:
                     f"{name} is {group[name]}, which cyopt's step is without: leave it out"
                 )
         slots = self._slots(group)
-        numbers = {name: group[name] for name in ("maximize", *self._same) if name in group}
-        numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
+        numbers = self._numbers(group)
         params = [p for p in group["params"] if p.grad is not None]
         for p in params:
             if not (p.is_cuda or p.is_cpu):
                 raise TypeError(f"a parameter is on {p.device}; expected a CPU or NVIDIA GPU")
-        states, new = self._states_of(params, slots)
         columns = {"param": params, "grad": [p.grad for p in params]}
-        columns |= {slot: [state[slot] for state in states] for slot in slots}
+        states, new, changed = self._add_states(columns, slots)
         calls: dict[tuple[int, int], list[int]] = defaultdict(list)  # by step and device
         for i, place in enumerate(zip(self._done(states, new), map(_device, params), strict=True)):
             calls[place].append(i)
@@ -96,24 +116,45 @@ class _Steps:
             own = {name: [column[i] for i in members] for name, column in columns.items()}
             type(self)._function(**_arrays(own), step=done + 1, **numbers)
             self._count([states[i] for i in members])
-            self.state.update({params[i]: states[i] for i in members if new[i]})
+            self.state.update({params[i]: states[i] for i in changed.intersection(members)})
             increment_version([params[i] for i in members])
 
-    def _states_of(
-        self, params: list[Any], slots: tuple[str, ...]
-    ) -> tuple[list[dict[str, Any]], list[bool]]:
-        """States, and which are new: the optimizer's once they made a step."""
+    def _add_states(
+        self, columns: dict[str, list[Any]], slots: tuple[str, ...]
+    ) -> tuple[list[dict[str, Any]], list[bool], set[int]]:
+        """Add columns of state arrays. Returns the states, which of them begin here, and which are
+        to take the place of the optimizer's once they have made a step."""
+        params = columns["param"]
         states = list(map(self.state.get, params))
-        new = [state is None for state in states]
-        for slot in slots:
-            new = [n or s.get(slot) is None for n, s in zip(new, states, strict=True)]
+        new, changed = list(map(not_, states)), set()
         for i in compress(count(), new):
-            states[i] = dict(states[i] or {})
-            for slot in slots:
-                if states[i].get(slot) is None:
-                    zeros = torch.zeros_like(params[i], memory_format=torch.preserve_format)
-                    states[i][slot] = zeros
-        return states, new
+            states[i] = {}
+        dense = all(map(_is_contiguous, params))
+        for slot in slots:
+            column = columns[slot] = [state.get(slot) for state in states]
+            for i in compress(count(), [array is None for array in column]):
+                if states[i] and not new[i] and slot not in self._late:
+                    raise ValueError(
+                        f"the state of a parameter that has made steps has no {slot}; load one that"
+                        " has it, or begin anew without: opt.state.pop(parameter)"
+                    )
+                new[i], column[i] = True, self._first(params[i])
+                states[i] = {**states[i], slot: column[i]}
+                changed.add(i)
+            if dense and all(map(_is_contiguous, column)):
+                continue
+            for i in compress(count(), map(ne, map(_strides, column), map(_strides, params))):
+                if _is_alike(column[i], params[i]):
+                    like = torch.empty_like(params[i], memory_format=torch.preserve_format)
+                    column[i] = like.copy_(column[i].detach())
+                    states[i] = {**states[i], slot: column[i]}
+                    changed.add(i)
+        return states, new, changed
+
+    def _first(self, param: Any) -> Any:
+        """What a state array of this parameter begins with."""
+        value = self.defaults.get("initial_accumulator_value", 0.0)
+        return torch.full_like(param, value, memory_format=torch.preserve_format)
 
     # Reading a tensor of one number, or adding one to it, takes torch a microsecond.
 
@@ -160,12 +201,31 @@ def _integer(counter: Any) -> int:
     """The steps that a counter tells, to which one can be added."""
     is_dense = isinstance(counter, torch.Tensor) and counter.layout is torch.strided
     is_real = is_dense and counter.dtype is not torch.bool and not counter.is_complex()
-    if is_real and counter.numel() == 1 and not counter.is_neg():
+    if is_real and counter.numel() == 1 and not counter.is_neg() and not _is_fixed(counter):
         return int(counter)
     raise TypeError(
         f"the state's step is {counter!r}; expected a tensor of one number, such as"
         " torch.tensor(0.0), as load_state_dict makes it"
     )
+
+
+def _is_alike(state: Any, param: Any) -> bool:
+    """Whether it is like its parameter in all but its strides."""
+    kinds = [(tensor.shape, tensor.dtype, tensor.device) for tensor in (state, param)]
+    return bool(kinds[0] == kinds[1])
+
+
+def _is_fixed(tensor: Any) -> bool:
+    """Whether torch refuses to change it in place."""
+    made_for_inference = tensor.is_inference() and not torch.is_inference_mode_enabled()
+    return bool(made_for_inference or (tensor.requires_grad and tensor.is_leaf))
+
+
+def _number(value: Any) -> Any:
+    """A hyperparameter without tensors."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_number, value))
+    return value.item() if isinstance(value, torch.Tensor) else value
 
 
 def _numpy(tensor: Any) -> np.ndarray[Any, Any]:
@@ -191,10 +251,17 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
     """
 
     _function = staticmethod(cyopt.sgd_)
-    _same = ("momentum", "dampening", "nesterov")
+    _same = ("momentum", "dampening")
+    _late = ("momentum_buffer",)
 
     def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
+
+    def _numbers(self, group: dict[str, Any]) -> dict[str, Any]:
+        numbers = super()._numbers(group)
+        if not group["momentum"]:  # which dampening and Nesterov's form are of
+            numbers.update(momentum=0.0, dampening=0.0, nesterov=False)
+        return numbers
 
     def _done(self, states: Sequence[dict[str, Any]], new: Sequence[bool]) -> list[int]:
         """Torch keeps no count here: only the first step of a buffer, undampened, is another."""
@@ -248,7 +315,7 @@ class Adagrad(_Steps, torch.optim.Adagrad):  # type: ignore[misc]
 
 class _AdamSteps(_Steps):
     _function = staticmethod(cyopt.adam_)
-    _same = ("betas", "eps", "decoupled_weight_decay")
+    _same = ("betas", "eps")
 
     def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if group["amsgrad"] else 2]
