@@ -84,6 +84,23 @@ def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
     return arrays
 
 
+def as_same_params(
+    values: Sequence[Any], names: Sequence[str], specs: Sequence[Spec]
+) -> list[Array]:
+    """The parameters as arrays, if they are what they were."""
+    params = as_params(values, names)
+    for array, spec, name in zip(params, specs, names, strict=True):
+        new = Spec.of(array)
+        order_kept = (new.c_order and spec.c_order) or (new.f_order and spec.f_order)
+        same = (new.shape, new.dtype, new.device) == (spec.shape, spec.dtype, spec.device)
+        if not same or not order_kept:
+            raise ValueError(
+                f"parameter {name!r} is now {new}; it was {spec} when its state was made;"
+                " make a new optimizer for new parameters"
+            )
+    return params
+
+
 def as_grad(
     value: Any, name: str, like: Array | Spec, layout: Layout, written: Written
 ) -> Array | None:
@@ -255,17 +272,7 @@ class ParameterList:
 
     def params(self, values: Sequence[Any]) -> list[Array]:
         """The parameters as arrays, if they are what they were when their state was made."""
-        params = as_params(values, self.names)
-        for array, spec, name in zip(params, self.specs, self.names, strict=True):
-            new = Spec.of(array)
-            order_kept = (new.c_order and spec.c_order) or (new.f_order and spec.f_order)
-            same = (new.shape, new.dtype, new.device) == (spec.shape, spec.dtype, spec.device)
-            if not same or not order_kept:
-                raise ValueError(
-                    f"parameter {name!r} is now {new}; it was {spec} when its state was made;"
-                    " make a new optimizer for new parameters"
-                )
-        return params
+        return as_same_params(values, self.names, self.specs)
 
     def _make_plan(self, values: Sequence[Any]) -> Any:
         """Check where parameters and state lie in full, and make a plan for there."""

@@ -284,6 +284,23 @@ def found(folder):
             dp.step([np.array([0.5, -0.25, 0.75], np.float32) * np.float32(2.0**118)])
             results.append(p)
         assert same_bits(*results), results
+    # A norm of NaN: clipping makes all of it NaN.
+    p, q = np.ones(2), np.ones(200)
+    dp = DataParallel(cyopt.SGD([p, q], lr=0.5, clip_norm=1.0), COMM, shard=True)
+    dp.step([np.array([np.nan, 1.0]), np.ones(200)])
+    assert np.isnan(p).all() and np.isnan(q).all()
+    # A parameter that is put in another's place is followed.
+    for shard in (False, True):
+        params = {"w": np.ones(60), "b": np.ones(3)}
+        dp = DataParallel(cyopt.SGD(params, lr=0.5), COMM, shard=shard, check_every=1)
+        dp.step({"w": np.ones(60), "b": np.ones(3)})
+        old, params["w"] = params["w"], np.full(60, 10.0)
+        dp.step({"w": np.ones(60), "b": np.ones(3)})
+        assert (params["w"] == 9.5).all() and (params["b"] == 0).all() and (old == 0.5).all()
+        params["w"] = np.ones(61)
+        assert "it was float64 of shape (60,)" in told(
+            lambda dp=dp: dp.step({"w": np.ones(60), "b": np.ones(3)})
+        )
     # What is wrong in a state_dict is told before any of it is taken.
     dp = DataParallel(opt := cyopt.Adam({"w": w.copy()}), COMM, shard=True)
     dp.step({"w": w})

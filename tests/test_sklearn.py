@@ -88,6 +88,27 @@ def test_sgd_is_the_same_to_the_bit_in_float32_too(setting):
         assert same(vars(own), vars(fitted(a_fit, setting, dtype=np.float32)))
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"momentum": np.linspace(0.5, 0.9, 3)[1]},
+        {"momentum": np.float64(0.5), "nesterovs_momentum": True},
+        {"momentum": np.float32(0.9)},
+        {"learning_rate_init": np.float64(0.01)},
+        {"learning_rate": "invscaling", "power_t": np.float64(0.5)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_of_numpys_types(numbers, dtype):
+    def way(make, x, y):
+        return make(**numbers).fit(x, y)
+
+    own = fitted(way, "sgd", dtype=dtype)
+    with accelerate():
+        assert same(vars(own), vars(fitted(way, "sgd", dtype=dtype)))
+
+
 # --- what cyopt refuses, scikit-learn does --------------------------------------------------------
 
 

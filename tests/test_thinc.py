@@ -125,6 +125,18 @@ def test_what_cyopt_cannot_express_is_thincs_own_step(arguments, weights, steppe
     assert stepped == {"adam_": 0, "sgd_": 0}
 
 
+def test_radam_is_thincs_own(stepped):
+    results = []
+    for module in (host, ours):
+        w, optimizer = np.ones(3, np.float32), module.Optimizer(0.01, use_radam=True)
+        for step in range(8):
+            gradient = np.array([1.0, -0.5, 0.1], np.float32) * (step % 3 + 1)
+            optimizer((0, "W"), w, gradient)
+        results.append(w)
+    assert np.array_equal(*results)
+    assert stepped == {"adam_": 0, "sgd_": 0}
+
+
 def test_a_step_that_is_refused_leaves_no_state():
     optimizer = ours.Adam(0.1)
     with pytest.raises(ValueError, match="shape"):

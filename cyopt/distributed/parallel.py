@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from cyopt.distributed.layout import flat, lines
 from cyopt.distributed.share import Share
 from cyopt.hyper import Hyper
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import AVERAGE, as_grads
+from cyopt.parameters import AVERAGE, as_grads, as_same_params
 
 StrPath = str | os.PathLike[str]
 
@@ -88,17 +89,20 @@ class DataParallel:
         self._comm, self._control = comm.Dup(), comm.Dup()
         self._watch = Watch(comm)
         self._opt, self._check_every = opt, check_every
+        self._share: Share | None = None
         self._structure, self._names = opt._structure, whole.names
-        self._params = whole.params(trees.leaves(opt._tree(), opt._structure, "params"))
+        self._given, self._grouped = opt._given, opt._grouped  # with `shard` the pieces are there
         self._specs, self._layouts, self._dtypes = whole.specs, whole.layout_of, whole.dtypes
-        self._written = check_written(self._params, [f"parameter {n!r}" for n in self._names])
+        self._params: list[Array] = []  # which others here share
+        self._follow()
         self._lines = lines(self._params, comm.size, bucket_bytes) if self._params else []
         averages = [state[AVERAGE] for state in whole.state if AVERAGE in state]
         for array in [*self._params, *averages]:
             for first in range(0, array.nbytes, bucket_bytes):
                 self._comm.Bcast(flat(array).view(np.uint8)[first : first + bucket_bytes])
         self._exchange = Exchange(self._comm, self._lines, self._params, shard)
-        self._share = Share(opt, self._comm, self._lines, self._params) if shard else None
+        if shard:
+            self._share = Share(opt, self._comm, self._lines, self._params)
         self._index = {name: i for i, name in enumerate(self._names)}
         self._flags = np.zeros(len(self._names) + 3, np.int64)
 
@@ -155,6 +159,7 @@ class DataParallel:
         Returns True, or False if `skip_nonfinite` skipped the step, alike on all ranks.
         """
         given = [None] * len(self._names) if grads is None else self._checked(grads)
+        self._follow()
         twice = [n for n, g in zip(self._names, given, strict=True)
                  if g is not None and self._index[n] in self._exchange.packed]  # fmt: skip
         if twice:
@@ -176,6 +181,18 @@ class DataParallel:
         if self._check_every and self._opt.steps % self._check_every == 0:
             check_bits(self._comm, self._names, self._params, self._opt.steps)
         return done
+
+    def _follow(self) -> None:
+        """Take up arrays that were put in the place of parameters, as `Optimizer.step` does."""
+        tree = [group["params"] for group in self._given] if self._grouped else self._given
+        values = trees.leaves(tree, self._structure, "params")
+        params = as_same_params(values, self._names, self._specs)
+        if self._params and all(map(is_, params, self._params)):
+            return
+        self._written = check_written(params, [f"parameter {n!r}" for n in self._names])
+        self._params[:] = params
+        if self._share is not None:
+            self._share.follow()
 
     def _checked(self, grads: Any) -> list[Array | None]:
         given = trees.leaves(grads, self._structure, "grads")

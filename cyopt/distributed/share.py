@@ -38,7 +38,8 @@ class Share:
         self._slots = [list(state) for state in whole.state]
         self._sums = Sums(comm, lines, params)
         self.pieces = [piece for line in lines for piece in line.pieces(comm.rank)]
-        self.arrays = [flat(params[p.param])[p.start : p.stop] for p in self.pieces]
+        self.arrays: list[Array] = []
+        self.follow()
         self.counts = whole.counts.copy()  # also of parameters of which this rank has no piece
         names = [name_of(whole.names[p.param], p) for p in self.pieces]
         groups = [whole.group_of[p.param] for p in self.pieces]
@@ -50,6 +51,10 @@ class Share:
         opt._grouped, opt._given = False, self.arrays
         opt._structure = trees.structure(self.arrays)
         opt._lists = {None: made}
+
+    def follow(self) -> None:
+        """Take the pieces of the parameters where these are now."""
+        self.arrays[:] = [flat(self._params[p.param])[p.start : p.stop] for p in self.pieces]
 
     def step(self, grads: Sequence[Array], has_grad: Sequence[bool], hypers: list[Hyper]) -> bool:
         """A step of the pieces, whose gradients may be overwritten; False if all ranks skip it."""
@@ -154,5 +159,5 @@ def _multiply(array: Array, s: Any) -> None:
     for first in range(0, array.size, _BLOCK):
         part = array[first : first + _BLOCK]
         part[np.abs(part) < tiny] = 0
-        part *= s if abs(s) >= tiny else 0
+        part *= 0 if abs(s) < tiny else s  # NaN stays
         part[np.abs(part) < tiny] = 0

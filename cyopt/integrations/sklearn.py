@@ -41,7 +41,8 @@ def accelerate() -> Iterator[None]:
     state becomes so; cyopt's stays float32, for both solvers.
 
     What cyopt refuses scikit-learn's own method does: momentum 0 or 1, a parameter that is
-    read-only, state that is float64 beside float32 parameters. It also updates optimizers that have
+    read-only, state that is float64 beside float32 parameters, a momentum or learning rate of
+    NumPy's types beside them. It also updates optimizers that have
     a method of their own, by a subclass or because somebody else has put it there.
 
     State is updated in place, where scikit-learn makes new arrays at each step, and NumPy does not
@@ -122,12 +123,19 @@ def _sgd_step(optimizer: Any, params: Any, grads: Any) -> None:
         params,
         grads,
         optimizer.velocities,
-        lr=float(optimizer.learning_rate),
-        momentum=float(optimizer.momentum),
+        lr=_weak(optimizer.learning_rate, params),
+        momentum=_weak(optimizer.momentum, params),
         nesterov=bool(optimizer.nesterov),
         like="sklearn",
         cast_grads=True,
     )
+
+
+def _weak(number: Any, params: Any) -> float:
+    """A number that does not make float64 of float32 arrays, as NumPy 2's own types do."""
+    if isinstance(number, np.generic) and params[0].dtype != np.float64:
+        raise TypeError(f"a number is a {type(number).__name__}; expected Python's own")
+    return float(number)
 
 
 def _double(beta: Any) -> float:

@@ -6,8 +6,8 @@ An `Optimizer` is thinc's own class with another step: its schedules, counters, 
 are thinc's, in thinc's places. A step clips the gradient, updates the moments, the weights and the
 average and zeroes the gradient in one pass over memory.
 
-Not by cyopt, but by thinc's own method: arrays that are not NumPy's or not contiguous in C order,
-and `L2` that is no weight decay beside clipping, which thinc adds before it clips. No RAdam.
+Not by cyopt, but by thinc's own method: RAdam, arrays that are not NumPy's or not contiguous in C
+order, and `L2` that is no weight decay beside clipping, which thinc adds before it clips.
 The last bits differ from thinc's, which rounds 1 - beta to float32 and sums the norm with its BLAS.
 A gradient with a NaN is set to zero after the step, where thinc leaves NaN in it. A step that cyopt
 refuses (an array of another type, say) raises before anything has changed.
@@ -49,7 +49,8 @@ class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types her
         added = numbers["weight_decay"] and not self.L2_is_weight_decay
         plain = betas == (0.0, 0.0)
         if (
-            not (_is_plain(weights) and _is_plain(gradient))
+            self.use_radam
+            or not (_is_plain(weights) and _is_plain(gradient))
             or (added and numbers["clip_norm"])
             or not (plain or min(betas) > 0)
         ):
