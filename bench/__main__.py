@@ -30,6 +30,10 @@ if __name__ == "__main__":
         f" cyopt's: all, or any of {', '.join(HOSTS)}",
     )
     args = parser.parse_args()
+    plain = parser.parse_args([])
+    for name in ("only", "unit", "device", "quick", "plot"):
+        if (args.bars or args.hosts is not None) and getattr(args, name) != getattr(plain, name):
+            parser.error(f"--{name} has no meaning beside --bars or --hosts: leave it out")
 
     if args.hosts is not None:
         from hosts.app import run

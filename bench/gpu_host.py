@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from timeit import Timer
 from typing import Any
 
@@ -25,6 +24,7 @@ from cyopt.bench.machine import describe, load
 from cyopt.bench.timing import median, spread
 from cyopt.cuda import driver, libraries
 from cyopt.cuda.arrays import DeviceArray
+from cyopt.extras import output_file
 
 COUNTS = (1, 200)  # arrays
 SIZE = 1_000  # elements of each
@@ -90,7 +90,9 @@ def main() -> None:
     """Measure, and print a table."""
     about = "The host's time of an Adam step of many small arrays on a GPU, until it returns."
     parser = argparse.ArgumentParser("python bench/gpu_host.py", description=about)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all seconds there")
+    parser.add_argument(
+        "--json", type=output_file(".json"), metavar="FILE", help="write all seconds there"
+    )
     args = parser.parse_args()
     console = Console()
     table = Table("us until it returns", *(f"{n} arrays" for n in COUNTS), box=box.SIMPLE_HEAD)

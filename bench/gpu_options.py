@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from pathlib import Path
 from timeit import Timer
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from cyopt.bench.timing import median, spread
 from cyopt.bench.workloads import Workload, model, one_array
 from cyopt.cuda import driver
 from cyopt.cuda.arrays import DeviceArray
+from cyopt.extras import output_file
 
 PLAIN = 7  # numbers: p, g, m and v are read; p, m and v written
 ROUNDS, CALLS = 9, 10
@@ -89,7 +89,9 @@ def main() -> None:
     """Measure, and print a table."""
     about = "What the options of an Adam step cost on a GPU."
     parser = argparse.ArgumentParser("python bench/gpu_options.py", description=about)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all seconds there")
+    parser.add_argument(
+        "--json", type=output_file(".json"), metavar="FILE", help="write all seconds there"
+    )
     args = parser.parse_args()
     console = Console()
     cases = list(product(WORKLOADS, ("float32", "float64")))

@@ -11,7 +11,6 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from cyopt.bench.report import digits, duration, write_json
 from cyopt.bench.timing import median, ratio, spread
 from cyopt.bench.workloads import MODELS, Workload, model
 from cyopt.distributed import DataParallel
+from cyopt.extras import output_file
 
 COMM = MPI.COMM_WORLD
 Step = Callable[[], object]
@@ -164,14 +164,18 @@ def table(name: str, seconds: dict[str, list[float]]) -> Table:
 def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser("bench/ranks.py", description=__doc__)
-    parser.add_argument("models", nargs="*", default=["resnet50", "gpt2"], help=", ".join(MODELS))
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--json", type=Path)
+    names = ", ".join(MODELS)
+    parser.add_argument("models", nargs="*", type=model, metavar="MODEL", help=f"any of {names}")
+    parser.add_argument("--rounds", type=int, default=11, help="at least 2")
+    parser.add_argument("--json", type=output_file(".json"), help="where to save all seconds")
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error(f"{args.rounds} rounds; a spread needs 2")
     cyopt.set_num_threads(1)
     found = {}
-    for name in args.models:
-        found[name] = rows(model(name), args.rounds)
+    for workload in args.models or [model("resnet50"), model("gpt2")]:
+        name = workload.name
+        found[name] = rows(workload, args.rounds)
         if COMM.rank == 0:
             Console(width=100, force_terminal=False).print(table(name, found[name]))
     if COMM.rank == 0 and args.json:

@@ -162,7 +162,8 @@ def prediction(name: str, n: float, backward: float, network: Network, machine: 
 def main() -> None:
     """Measure the constants, and print the tables."""
     parser = argparse.ArgumentParser("bench/scaling.py", description=__doc__)
-    parser.add_argument("models", nargs="*", default=["resnet50", "gpt2"], help=", ".join(MODELS))
+    names = ", ".join(MODELS)
+    parser.add_argument("models", nargs="*", type=model, metavar="MODEL", help=f"any of {names}")
     parser.add_argument("--backward", type=float, default=200, help="ms of the backward pass")
     args = parser.parse_args()
     console = Console(width=100, force_terminal=False)
@@ -176,10 +177,10 @@ def main() -> None:
     console.print(f"of the gradients' bytes, measured: {rates};")
     message = f"a message {within.latency * 1e6:.2g} us, {within.bandwidth / 1e9:.1f} GB/s"
     console.print(f"between two ranks of this machine: {message}\n")
-    for name in args.models:
-        n = 4.0 * model(name).elements
+    for workload in args.models or [model("resnet50"), model("gpt2")]:
+        n = 4.0 * workload.elements
         for network in NETWORKS:
-            console.print(prediction(name, n, args.backward * 1e-3, network, machine))
+            console.print(prediction(workload.name, n, args.backward * 1e-3, network, machine))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,11 @@ def _importable(module: str) -> bool:
     return True
 
 
-def output_file(ending: str) -> Callable[[str], Path]:
-    """The type of an argument, refused before the work and not after it."""
+def output_file(ending: str, *also: str) -> Callable[[str], Path]:
+    """The type of an argument, refused before the work and not after it.
+
+    `also` are the ends of the names of files that are written beside it.
+    """
 
     def check(text: str) -> Path:
         path = Path(text)
@@ -38,13 +41,24 @@ def output_file(ending: str) -> Callable[[str], Path]:
             raise argparse.ArgumentTypeError(f"{text!r} does not end in {ending}")
         if not path.parent.is_dir():
             raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
-        new = not path.exists()
-        try:
-            path.open("ab").close()
-        except OSError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error}") from None
-        if new:
-            path.unlink()
+        for file in (path, *(beside(path, end) for end in also)):
+            _check_writable(file)
         return path
 
     return check
+
+
+def beside(path: Path, end: str) -> Path:
+    """The file whose name has `end` before the dot."""
+    return path.with_name(f"{path.stem}{end}{path.suffix}")
+
+
+def _check_writable(path: Path) -> None:
+    file = path.resolve()  # where a link leads to
+    new = not file.exists()
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{str(path)!r} cannot be written: {error}") from None
+    if new:
+        file.unlink()

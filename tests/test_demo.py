@@ -13,6 +13,7 @@ import pytest
 
 import cyopt
 from cyopt.demo import NAMES, add_arguments, as_written, in_place, main, network
+from cyopt.extras import output_file
 
 needs_libraries = 'the demo\'s libraries are missing, pip install "cyopt[demo]"'
 for library in ("sklearn", "matplotlib", "rich"):
@@ -83,6 +84,41 @@ def test_refuses_wrong_arguments_before_any_work(tmp_path, arguments, message):
     result = demo(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert message in " ".join(result.stderr.split())
+
+
+def test_the_default_picture_is_refused_before_any_work_too(tmp_path):
+    (tmp_path / "cyopt-demo.png").mkdir()
+    result = demo(*SHORT, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "'cyopt-demo.png' cannot be written" in " ".join(result.stderr.split())
+
+
+def test_an_interrupt_is_no_traceback(tmp_path, monkeypatch):
+    from cyopt.demo import app
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "run", interrupted)
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert main(parser.parse_args([])) == 130
+
+
+def test_a_link_to_a_picture_that_is_not_there_stays_one(tmp_path):
+    link, target = tmp_path / "link.png", tmp_path / "there.png"
+    link.symlink_to(target)
+    assert output_file(".png")(str(link)) == link
+    assert link.is_symlink()
+    assert not target.exists()
+
+
+def test_a_file_beside_is_looked_at_too(tmp_path):
+    (tmp_path / "a-more.png").mkdir()
+    with pytest.raises(argparse.ArgumentTypeError, match=r"a-more.png' cannot be written"):
+        output_file(".png", "-more")(str(tmp_path / "a.png"))
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_help_names_everything(tmp_path):

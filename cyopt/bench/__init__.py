@@ -23,6 +23,8 @@ LIBRARIES = {
     "rich": "rich",
 }
 
+MODELS_END = "-models"  # of the name of the second picture
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the benchmark's arguments on a parser of the caller's."""
@@ -65,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", type=output_file(".json"), metavar="FILE", help="where to save every measurement")
     add(
         "--plot",
-        type=output_file(".png"),
+        type=output_file(".png", MODELS_END),
         metavar="FILE",
         help="where to save the pictures: GB/s over size in FILE.png, and the models' speed-ups in"
         " FILE-models.png",

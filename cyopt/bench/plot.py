@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullLocator
 
+from cyopt.bench import MODELS_END
 from cyopt.bench.compare import by_workload, default_cyopt, find, times_faster, unique
 from cyopt.bench.implementations import (
     AS_WRITTEN,
@@ -29,6 +30,7 @@ from cyopt.bench.implementations import (
 from cyopt.bench.report import count, digits
 from cyopt.bench.run import Record
 from cyopt.bench.workloads import MODELS, short
+from cyopt.extras import beside
 
 ROOFS: dict[str, dict[str, Any]] = {
     TWIN: {"color": "black", "linestyle": "--", "linewidth": 1.3, "zorder": 5},
@@ -56,7 +58,7 @@ def save(path: Path, records: Sequence[Record]) -> list[Path]:
 
     The sizes are in `path`, and the models in a file whose name ends in `-models`.
     """
-    models = path.with_name(f"{path.stem}-models{path.suffix}")
+    models = beside(path, MODELS_END)
     records = [r for r in records if r.implementation != HOST_ALONE]  # its time is not the bytes'
     styles = styles_of(unique(r.implementation for r in records))
     files = []

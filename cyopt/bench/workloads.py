@@ -121,4 +121,6 @@ MODELS: dict[str, tuple[str, Callable[[], list[Shape]]]] = {
 
 def model(name: str) -> Workload:
     """The parameter list of an architecture."""
+    if name not in MODELS:
+        raise ValueError(f"{name!r} is no model; known: {', '.join(MODELS)}")
     return Workload(name, MODELS[name][1]())

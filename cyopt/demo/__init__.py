@@ -5,7 +5,6 @@ missing work everywhere; the rest needs `pip install "cyopt[demo]"`.
 """
 
 import argparse
-from pathlib import Path
 
 from cyopt.extras import libraries_are_there, output_file
 
@@ -31,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " be the same bits as cyopt's."
     )
     parser.epilog = (
-        "Prints a table for each optimizer and saves one picture. The exit code is 0, or 1 if the"
-        ' bits differ or a library is missing (pip install "cyopt[demo]").'
+        "Prints a table for each optimizer and saves one picture. The exit code is 0; 1 if the"
+        ' bits differ or a library is missing (pip install "cyopt[demo]"); 130 after Ctrl-C.'
     )
     add = parser.add_argument
     add(
@@ -60,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--output",
         type=output_file(".png"),
-        default=Path("cyopt-demo.png"),
+        default="cyopt-demo.png",  # a text, which argparse checks
         metavar="PATH",
         help="where to save the picture, a .png",
     )
@@ -70,9 +69,12 @@ def main(args: argparse.Namespace) -> int:
     """Runs the demo; returns the exit code."""
     if not libraries_are_there("demo", LIBRARIES):
         return 1
-    from . import app
+    try:
+        from . import app
 
-    return app.run(args)
+        return app.run(args)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _optimizer(text: str) -> str:

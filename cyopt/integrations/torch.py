@@ -10,12 +10,12 @@ on a GPU one launch. Gradients may have any strides. The result is that of torch
 implementation but for the order of operations, so for the last bits.
 
 Not as in torch: `foreach`, `fused`, `capturable` and `differentiable` are refused where they are
-True (the first two are None after loading: they are the way of another optimizer), and so are tensors
-elsewhere than on a CPU or NVIDIA GPU, sparse gradients, types other than float32 and float64,
-parameters with gaps or in each other's memory, and numbers that `cyopt.Adam` and its fellows refuse:
-an `lr` below 0 or without end, decay rates of 1 or that float32 rounds to it, dampening below 0 or
-beside Nesterov's momentum. An `lr` that a scheduler's rounding has left just below 0 is 0. State in
-another order in memory than its parameter is copied into that one. A step that is refused
+True (but loading and unpickling set the first two to None: they say how another optimizer stepped).
+So are tensors elsewhere than on a CPU or NVIDIA GPU, sparse gradients, types other than float32 and
+float64, parameters with gaps or in each other's memory, and numbers that `cyopt.Adam` and its fellows
+refuse: an `lr` below 0 or infinite, decay rates of 1 or that float32 rounds to it, dampening below 0
+or beside Nesterov's momentum. An `lr` that a scheduler's rounding has left just below 0 is 0. State
+in another order in memory than its parameter is copied into that order. A step that is refused
 changes nothing of the parameters of that call; calls before it, of other groups, have been made.
 Each tensor costs about 2.5 us of Python beside the arithmetic, as in torch's fused step, and thrice
 that with torch before 2.10; in `cyopt.Adam(tensors).step(grads)` on a GPU 0.3 us.
@@ -122,8 +122,11 @@ class _Steps:
     def _add_states(
         self, columns: dict[str, list[Any]], slots: tuple[str, ...]
     ) -> tuple[list[dict[str, Any]], list[bool], set[int]]:
-        """Add columns of state arrays. Returns the states, which of them begin here, and which are
-        to take the place of the optimizer's once they have made a step."""
+        """Add the columns of state arrays.
+
+        Returns the states, which of them begin here, and which are to take the place of the
+        optimizer's once they have made a step.
+        """
         params = columns["param"]
         states = list(map(self.state.get, params))
         new, changed = list(map(not_, states)), set()
