@@ -8,10 +8,14 @@ cdef class Version:
     def __init__(self, int64_t value=0):
         self.value = value
 
-    cpdef change(self, dict attributes, dict new):
-        """Update attributes that the group has already, and count it."""
+    cpdef bint change(self, dict attributes, dict new, known=None) except -1:
+        """Update attributes that the group has already, and count it. With `known`, only if that is
+        still the value; returns whether it was."""
+        if known is not None and known != self.value:
+            return False
         attributes.update(new)
         self.value += 1
+        return True
 
     def __reduce__(self):
         return Version, (self.value,)
@@ -60,9 +64,9 @@ cdef void _count_step(int64_t *steps, const int64_t *completed, bint keyed) noex
 
 
 def perform(list calls, list pairs):
-    """Call functions (each with its arguments), then bytes into the first array of each pair."""
+    """Call functions (each with its arguments), then copy into the first array of each pair."""
     cdef cnp.ndarray to, source
     for function, args in calls:
         function(*args)
     for to, source in pairs:
-        memcpy(cnp.PyArray_DATA(to), cnp.PyArray_DATA(source), cnp.PyArray_NBYTES(to))
+        cnp.PyArray_CopyInto(to, source)

@@ -81,9 +81,8 @@ def call_key(function, like, dict given, bint replaces, bint scales, param):
     for name, value in given.items():
         if not _put_object(&key, name):
             return None
-        if type(value) is float and (name == "lr" or name == "ema"):
-            value = ()
-        if not _put_object(&key, value):
+        any_float = type(value) is float and (name == "lr" or name == "ema")
+        if not (_put_value(&key, c'*', NULL, 0) if any_float else _put_object(&key, value)):
             return None
     return PyBytes_FromStringAndSize(key.text, key.size)
 

@@ -57,10 +57,11 @@ cdef class Stepper:
         """
         if self._bound or None in self._lists:
             raise TypeError("this optimizer takes all parameters in step(): do not mix in update()")
-        if key is None or key != key or grad is None:
+        if cnp.PyArray_Check(key) or key is None or key != key or grad is None:
             raise TypeError(
                 f"key is {key!r} and grad is a {type(grad).__name__}; expected a key that equals"
-                " itself, and an array: to skip a parameter, do not call update"
+                " itself, as the first of update(key, param, grad), and an array: to skip a"
+                " parameter, do not call update"
             )
         if self._again(key, param, grad, None, False) is None:
             self._gate.run(self._update, key, param, grad)

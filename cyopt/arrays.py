@@ -16,7 +16,8 @@ from cyopt.cuda.libraries import is_on_gpu
 # Or a DeviceArray, which has all that is asked of one here but elements that Python can look at.
 Array = np.ndarray[Any, Any]
 
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+# A set, whose hashes tell apart what compares equal: a long double of 64 bits, fields beside it.
+DTYPES = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 _DLPACK_CPU = 1
 _LINE = 64  # bytes, of a cache
 _NUMPY = tuple(map(int, np.__version__.split(".")[:2]))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cyopt import _cpu
 
-_MOST = 1024  # calls that are kept; each is about a kilobyte, and 200 bytes more for each array
+_MOST = 1024  # calls that are kept; each is about 2.5 KB, and half a KB more for each array
 _kept: dict[bytes, _cpu.Call] = {}
 
 

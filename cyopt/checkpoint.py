@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,10 @@ def beside(parameters: ParameterList, waiting: Mapping[str, Any]) -> dict[str, A
 def attributes(opt: Optimizer) -> dict[str, Any]:
     """What a pickle holds: also what a subclass has added."""
     opt._fetch()
-    return {**getattr(opt, "__dict__", {}), **{name: getattr(opt, name) for name in opt._SAVED}}
+    slots = copyreg._slotnames(type(opt))  # type: ignore[attr-defined]  # typeshed lacks it
+    own = [name for name in slots if name != "_gate" and hasattr(opt, name)]
+    names = dict.fromkeys((*opt._SAVED, *own))
+    return {**getattr(opt, "__dict__", {}), **{name: getattr(opt, name) for name in names}}
 
 
 def set_attributes(opt: Optimizer, pickled: Mapping[str, Any]) -> None:

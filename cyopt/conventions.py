@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from cyopt import schedules
 from cyopt.hyper import unknown_name
 
@@ -120,25 +122,23 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
     if framework not in FRAMEWORKS:
         raise ValueError(f"framework is {framework!r}{unknown_name(str(framework), FRAMEWORKS)}")
     rows = FRAMEWORKS[framework]
-    own = [c.__name__ for c in classes if c.__name__ in FRAMEWORKS["torch"]]
-    if not own:
+    cls = _name(classes)
+    if not cls:
         raise TypeError(
             "like() is not of this class: it knows the formulas of"
             f" {', '.join(FRAMEWORKS['torch'])}, and of classes derived from them"
         )
-    cls = own[0]
     if cls not in rows:
         raise ValueError(f"{framework!r} has no {cls}; it has {', '.join(rows)}")
-    for name, meaning in REFUSED.get((framework, cls), {}).items():
-        if given.get(name):
-            raise ValueError(
-                f"{name}={given[name]!r} of {framework}'s {cls} is {meaning}, which cyopt's rules"
-                " cannot express exactly; leave it out"
-            )
+    refuse(framework, classes, given)
     row = {**_OF_ALL_CLASSES.get(framework, {}), **rows[cls]}
-    if given.get("decoupled_weight_decay") is False:
-        row.pop("weight_decay_order", None)  # coupled decay has no order
-    _refuse_order(framework, given)
+    # What means nothing beside what is given.
+    if _is_off(given, "decoupled_weight_decay"):
+        row.pop("weight_decay_order", None)
+    if "ema" in given and given["ema"] is None:
+        row.pop("ema_init", None)
+    if _is_off(given, "bias_correction"):
+        row.pop("eps_hat", None), row.pop("libm_pow", None)
     missing = [name for name, value in row.items() if value is REQUIRED and name not in given]
     if missing:
         raise TypeError(
@@ -148,16 +148,33 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
     return {name: value for name, value in row.items() if name not in given}
 
 
-def _refuse_order(framework: str, given: Mapping[str, Any]) -> None:
-    """What clips, decays or averages in another order than cyopt."""
-    coupled = given.get("decoupled_weight_decay") is False
+def _name(classes: Iterable[type]) -> str:
+    return next((c.__name__ for c in classes if c.__name__ in FRAMEWORKS["torch"]), "")
+
+
+def _is_off(given: Mapping[str, Any], flag: str) -> bool:
+    value = given.get(flag)
+    return isinstance(value, bool | np.bool_) and not value
+
+
+def refuse(framework: str, classes: Iterable[type], given: Mapping[str, Any]) -> None:
+    """Raise ValueError for what cyopt cannot express exactly of the framework's optimizer."""
+    cls = _name(classes)
+    for name, meaning in REFUSED.get((framework, cls), {}).items():
+        if given.get(name):
+            raise ValueError(
+                f"{name}={given[name]!r} of {framework}'s {cls} is {meaning}, which cyopt's rules"
+                " cannot express exactly; leave it out"
+            )
+    # What clips, decays or averages in another order than cyopt.
+    coupled = _is_off(given, "decoupled_weight_decay")
     if framework == "thinc" and coupled and given.get("clip_norm", 1.0) is not None:
         raise ValueError(
             "thinc adds decay that is not decoupled (L2_is_weight_decay=False) before it clips,"
             " which cyopt's rules cannot express exactly; pass clip_norm=None, or leave out"
             " decoupled_weight_decay=False"
         )
-    if framework == "keras" and isinstance(given.get("ema"), float | int):
+    if framework == "keras" and given.get("ema") is not None and not callable(given["ema"]):
         raise ValueError(
             "Keras's average begins as a copy of the parameters after the first step, not before"
             f" it; pass ema=lambda steps: {given['ema']} if steps else 0.0, which is the same"

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -182,10 +183,14 @@ def _replace(path: str, arrays: Mapping[str, Any]) -> None:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # who may read it stays as it was
+            os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename == temporary:
+            error.filename = path  # what the caller knows
         raise
     _sync_folder(folder)
 
@@ -208,6 +213,8 @@ def read(path: StrPath) -> dict[str, Any]:
         with np.load(data, allow_pickle=False) as archive:
             # Now: later a checksum is compared only if the array's head, which may be what is
             # damaged, has it read to its end.
+            if any(part.compress_type for part in archive.zip.infolist()):
+                raise ValueError("its arrays are compressed, which save() does not do")
             if damaged := archive.zip.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
             header: dict[str, Any] = json.loads(archive["header"].item())

@@ -23,7 +23,7 @@ from cyopt.hyper import (
     Schedule,
     check_rounded,
     checked,
-    checked_number,
+    scheduled_number,
     unknown_name,
 )
 from cyopt.parameters import Layout
@@ -66,10 +66,7 @@ class Group:
         own = {name: checked(name, value) for name, value in values.items()}
         _check_together(own)
         self.__dict__.update(_rule_of=rule_of, rule=rule_of(own), version=_cpu.Version())
-        self._set(own)
-
-    def _set(self, values: dict[str, Any]) -> None:
-        self.version.change(self.__dict__, self.attributes_of(values))
+        self.__dict__.update(self.attributes_of(own))
 
     def attributes_of(self, values: dict[str, Any]) -> dict[str, Any]:
         """The attributes of a group with these hyperparameters, which have been checked."""
@@ -102,7 +99,11 @@ class Group:
 
     def update(self, changes: Mapping[str, object]) -> None:
         """Set several at once: all of them, or none if one is refused."""
-        self._set(self.merged(changes))
+        done = False
+        while not done:  # else another thread has set others meanwhile
+            known = self.version.value
+            new = self.attributes_of(self.merged(changes))
+            done = self.version.change(self.__dict__, new, known)
 
     def merged(self, changes: Mapping[str, object]) -> dict[str, Any]:
         """All hyperparameters as `update` would leave them."""
@@ -141,10 +142,11 @@ class Group:
         """The starting values of the state are numbers of the state's dtypes."""
         for name in INITIAL:
             for dtype in dtypes if name in self._values else ():
-                if self._values[name] >= LIMITS[dtype].infinite:
+                limits, value = LIMITS[dtype], self._values[name]
+                if value >= limits.infinite or 0 < value < limits.tiny:
                     raise ValueError(
-                        f"{name} is {self._values[name]!r}, beyond the range of {dtype.name}; use a"
-                        " smaller one, or float64 parameters"
+                        f"{name} is {value!r}, beyond the range of {dtype.name}; use a number of"
+                        " ordinary size, or float64 parameters"
                     )
 
     def at(self, steps: int, dtypes: Iterable[np.dtype[Any]] = ()) -> Hyper:
@@ -154,7 +156,7 @@ class Group:
         if schedules:
             numbers: list[Any] = list(hyper)
             for field, (name, schedule) in schedules.items():
-                numbers[_PLACES[field]] = checked_number(name, schedule(steps))
+                numbers[_PLACES[field]] = scheduled_number(name, schedule, steps)
             hyper = Hyper._make(numbers)
         for dtype in dtypes:
             if schedules or dtype not in done:
@@ -181,6 +183,12 @@ def _check_together(v: Mapping[str, Any]) -> None:
             "weight_decay_order is 'after', which coupled decay does not have;"
             " pass decoupled_weight_decay=True as well"
         )
+    for name in ("eps_hat", "libm_pow"):
+        if v.get(name) and not v["bias_correction"]:
+            raise ValueError(
+                f"{name} is True, a form of the bias correction, but bias_correction is False;"
+                f" leave {name} out"
+            )
     if "momentum" not in v:
         return
     momentum, form, dampening = v["momentum"], v["momentum_form"], v.get("dampening", 0.0)

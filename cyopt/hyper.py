@@ -161,6 +161,7 @@ _CAUSES = {
 }  # the others are at most 1
 # Used once, when the state is made: a schedule or a later change would have no effect.
 INITIAL = ("initial_accumulator_value", "initial_square_avg")
+_NO_SCHEDULE = (*INITIAL, "step_size", "denom_scale")
 
 
 def checked_number(name: str, value: object) -> float:
@@ -170,7 +171,7 @@ def checked_number(name: str, value: object) -> float:
     ):
         raise TypeError(
             f"{name} is {value!r} ({type(value).__name__}); expected a number"
-            + ("" if name in INITIAL else " or a schedule, a callable of the completed steps")
+            + ("" if name in _NO_SCHEDULE else " or a schedule, a callable of the completed steps")
             + (", or None" if name in OFF else "")
         )
     try:
@@ -182,6 +183,18 @@ def checked_number(name: str, value: object) -> float:
         cure = "; None turns it off" if name in OFF else ""
         raise ValueError(f"{name} is {number!r}; expected a finite number {allowed.text}{cure}")
     return number
+
+
+def scheduled_number(name: str, schedule: Schedule, steps: int) -> float:
+    """What the schedule of `name` gives after `steps` completed steps, inside the range."""
+    value = schedule(steps)
+    try:
+        return checked_number(name, value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} is {value!r} after {steps} steps, by its schedule; expected a finite number"
+            f" {NUMBERS[name].text}"
+        ) from None
 
 
 def _number_or_schedule(name: str, value: object) -> Number | None:

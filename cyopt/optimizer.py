@@ -37,6 +37,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
     __slots__ = (
         "__weakref__",
         "_defaults",
+        "_framework",
         "_groups",
         "_measured",
         "_plan_type",
@@ -54,9 +55,12 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         raise NotImplementedError
 
     def __init__(self, params: Any, hyperparameters: Mapping[str, Any]) -> None:
+        if type(self).rule_of is Optimizer.rule_of:
+            raise TypeError(f"{type(self).__name__} has no rule; use a class such as cyopt.Adam")
         self._steps = np.zeros(1, np.int64)
         self._measured = np.array(NOT_MEASURED)
         self.check_names(hyperparameters)
+        self._framework = "torch"
         self._defaults = dict(hyperparameters)
         self._plan_type: type[Any] = _cpu.Plan
         self._lists = {}
@@ -106,7 +110,11 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         """
         known = conventions.defaults(framework, cls.__mro__, hyperparameters)
         cls.check_names(hyperparameters)
-        return cls(params, **{**known, **hyperparameters})
+        made = cls(params, **{**known, **hyperparameters})
+        made._framework = framework
+        for group in made.groups:
+            conventions.refuse(framework, cls.__mro__, group.values())
+        return made
 
     @classmethod
     def check_names(cls, names: Iterable[str]) -> None:
@@ -127,6 +135,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         """A group with its `own` hyperparameters; the optimizer's where it has none."""
         self.check_names(own)
         values = {name: own.get(name, value) for name, value in self._defaults.items()}
+        conventions.refuse(self._framework, type(self).__mro__, values)
         return Group(values, type(self).rule_of)
 
     def _make_list(self, tree: Any) -> ParameterList:
@@ -153,9 +162,10 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         with np.errstate(over="ignore"):
             shared = (self._steps, self._measured, self._plan_type, keyed)
             made = ParameterList(names, values, group_of, layouts, *shared)
-        for group in self.groups:
-            group.at(self.steps, made.dtypes)
-            group.check_initial(made.dtypes)
+        for group, dtypes in zip(self.groups, made.dtypes_of, strict=True):
+            if not keyed:  # a key has a count of its own, and is checked when it steps
+                group.at(self.steps, dtypes)
+            group.check_initial(dtypes)
         checkpoint.fill(made, self._waiting)
         return made
 
@@ -240,7 +250,8 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         """What a step after `steps` completed ones uses; with a schedule, only that one."""
         versions = [(group.version, group.version.value) for group in self._groups]
         scheduled = any(group.schedules for group in self._groups)
-        hypers = [group.at(steps, parameters.dtypes) for group in self._groups]
+        groups = zip(self._groups, parameters.dtypes_of, strict=True)
+        hypers = [group.at(steps, dtypes) for group, dtypes in groups]
         return hypers, None if scheduled else versions
 
     def use_plan(self, plan_type: type[Any]) -> None:
@@ -268,15 +279,16 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` gave, bit for bit.
 
-        Raises ValueError, before anything is changed, if it is of another class, formula,
-        structure, shape or dtype, or has a schedule where this optimizer has none.
+        Raises ValueError or TypeError, before anything is changed, if it is of another class,
+        formula, structure, shape or dtype, or has a schedule where this optimizer has none.
         """
         self._gate.run(checkpoint.load_state_dict, self, state_dict)
 
     def __repr__(self) -> str:
         name = type(self).__name__
-        count = sum(len(parameters.names) for parameters in self._lists.values())
-        size = sum(p.size for p in self._lists.values())
+        lists = list(self._lists.values())  # a copy: another thread may add to it
+        count = sum(len(parameters.names) for parameters in lists)
+        size = sum(parameters.size for parameters in lists)
         lines = [f"steps={self.steps}, {count} arrays of {size:,} numbers"]
         lines += [format_values(group.values()) for group in self.groups]
         return f"{name}(\n    " + "\n    ".join(lines) + "\n)"

@@ -2,8 +2,10 @@
 
 Each is the function of the same name with an underscore, on a copy: state is updated in place. The
 parameter may be read-only, of any strides, and a subclass of ndarray; the result is an ndarray in
-its element order. With `out` that array takes the result and is returned; it may be `param` itself.
-Lists of arrays give a list. A step that `skip_nonfinite` skips returns a plain copy.
+its element order, or in C order where that would leave gaps. With `out` that array takes the result
+and is returned; it may be `param` itself. Lists of arrays give a list. A step that `skip_nonfinite`
+skips returns a plain copy. An interrupt may come between the step and `out`, of which nothing is
+written then; state has made the step.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cyopt import _cpu
 from cyopt.arrays import Array, as_array, elements_apart, sharing
 from cyopt.cuda.libraries import is_on_gpu
 from cyopt.functional import adagrad_, adam_, rmsprop_, sgd_
@@ -102,16 +105,21 @@ def _returned(
             "param shares memory with a state, an average or a gradient that is set to zero, and"
             " would change with it; pass a copy of it"
         )
-    copies = [np.array(array, order="K", subok=False) for array in params]
+    copies = [_dense(array) for array in params]
     if out is not None:
         _check_out(_each(out), copies, [*kept, *grads])
     several = isinstance(param, list | tuple)
     update(copies if several else copies[0], grad, *states, **others)
     if out is None:
         return copies if several else copies[0]
-    for array, copy in zip(_each(out), copies, strict=True):
-        array[...] = copy
+    _cpu.perform([], list(zip(map(np.asarray, _each(out)), copies, strict=True)))
     return out
+
+
+def _dense(param: Array) -> Array:
+    """A copy in the same order, if that is one of a parameter."""
+    kept = np.array(param, order="K", subok=False)
+    return kept if kept.flags.forc else np.array(param, order="C", subok=False)
 
 
 def _each(value: Any) -> Sequence[Any]:

@@ -161,7 +161,10 @@ class ParameterList:
         self.names = list(names)
         self.group_of = list(group_of)
         self.specs = [Spec.of(array) for array in arrays]
-        self.dtypes = {spec.dtype for spec in self.specs}
+        self.dtypes_of = [
+            {spec.dtype for spec, of in zip(self.specs, group_of, strict=True) if of == g}
+            for g in range(len(layouts))
+        ]
         self.device = device_of(arrays[0]) if arrays else None
         _check_capturable(layouts, self.device, bool(arrays))
         self.layouts = list(layouts)

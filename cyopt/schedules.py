@@ -319,7 +319,7 @@ def _take_number(
     given, where = getattr(schedule, name), type(schedule).__name__
     if isinstance(given, bool) or not isinstance(given, Real):
         raise TypeError(f"{where}: {name} is {given!r} ({type(given).__name__}), expected a number")
-    number = float(given)
+    number = float(given) if abs(given) < 2**1024 else math.inf  # an integer may be beyond floats
     if not (math.isfinite(number) and number >= at_least and number > above):
         limit = f" above {above:g}" if math.isfinite(above) else ""
         limit = f" of at least {at_least:g}" if math.isfinite(at_least) else limit

@@ -14,7 +14,8 @@ class State(Mapping[str, Mapping[str, Array]]):
     """The state arrays: `opt.state[name]["exp_avg"]`. A read-only mapping of read-only mappings."""
 
     def __init__(self, lists: Mapping[Any, ParameterList]) -> None:
-        self._where = {name: (p, i) for p in lists.values() for i, name in enumerate(p.names)}
+        there = list(lists.values())  # a copy: another thread may add to it
+        self._where = {name: (p, i) for p in there for i, name in enumerate(p.names)}
 
     def __getitem__(self, name: str) -> Mapping[str, Array]:
         try:

@@ -84,6 +84,8 @@ static void each_row(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t
         row -= index[last] * strides[last];
         index[last] = 0;
         for (int d = last - 1; d >= 0; d--) {
+            if (shape[d] == 1)
+                continue; /* its stride may be anything */
             row += strides[d];
             if (++index[d] < shape[d])
                 break;

@@ -123,7 +123,7 @@ void cyopt_compute_scalars(const struct cyopt_hyper *h, int64_t t, struct cyopt_
         prepare_momentum(h, t, x);
         break;
     case CYOPT_RULE_adagrad:
-        x->step = h->lr / (1.0 + (double)(t - 1) * h->lr_decay);
+        x->step = h->lr / (1.0 + ((double)t - 1.0) * h->lr_decay);
         break;
     case CYOPT_RULE_rmsprop:
     case CYOPT_RULE_rmsprop_centered:

@@ -45,11 +45,11 @@ static void apply_rule(const struct update *u, ptrdiff_t first, ptrdiff_t n, con
 static void update_part(const struct update *u, ptrdiff_t first, ptrdiff_t n)
 {
     const ptrdiff_t itemsize = cyopt_item_bytes(u->array);
-    union cyopt_tile tile;
+    _Alignas(CYOPT_LINE_BYTES) char tile[PART_BYTES];
     if (copies(u->array))
         memcpy(advance(u->array->average, first * itemsize),
                advance(u->array->param, first * itemsize), (size_t)(n * itemsize));
-    apply_rule(u, first, n, cyopt_gather(u->array, first, n, &tile));
+    apply_rule(u, first, n, cyopt_gather(u->array, first, n, tile));
     if (u->array->zero_grad)
         cyopt_clear(u->array, first, n);
 }
@@ -90,7 +90,7 @@ static void update_chunks(const struct update *u, ptrdiff_t first, ptrdiff_t end
         const ptrdiff_t n = end - first < CYOPT_CHUNK ? end - first : CYOPT_CHUNK;
         const void *param = advance(u->array->param, first * itemsize);
         memcpy(&change, param, (size_t)(n * itemsize));
-        update_part(u, first, n);
+        update_elements(u, first, first + n);
         u->sides->difference(n, &change, param);
         u->pass->sums[unit] = u->sides->square_sum(n, &change, 1.0);
         u->pass->more_sums[unit] = u->sides->square_sum(n, param, 1.0);

@@ -92,7 +92,7 @@ class DataParallel:
         self._share: Share | None = None
         self._structure, self._names = opt._structure, whole.names
         self._given, self._grouped = opt._given, opt._grouped  # with `shard` the pieces are there
-        self._specs, self._layouts, self._dtypes = whole.specs, whole.layout_of, whole.dtypes
+        self._specs, self._layouts, self._dtypes_of = whole.specs, whole.layout_of, whole.dtypes_of
         self._params: list[Array] = []  # which others here share
         self._follow()
         self._lines = lines(self._params, comm.size, bucket_bytes) if self._params else []
@@ -203,7 +203,8 @@ class DataParallel:
             grad[...] = 0
 
     def _hypers(self) -> list[Hyper]:
-        return [group.at(self._opt.steps, self._dtypes) for group in self._opt.groups]
+        groups = zip(self._opt.groups, self._dtypes_of, strict=True)
+        return [group.at(self._opt.steps, dtypes) for group, dtypes in groups]
 
     def _agree(self, given: Sequence[Array | None], hypers: list[Hyper]) -> list[bool]:
         """Which parameters have a gradient on any rank; and how far all are, and that all agree."""

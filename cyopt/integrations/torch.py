@@ -12,8 +12,8 @@ implementation but for the order of operations, so for the last bits.
 Not as in torch: `foreach`, `fused`, `capturable` and `differentiable` are refused where they are
 True (but loading and unpickling set the first two to None: they say how another optimizer stepped).
 So are tensors elsewhere than on a CPU or NVIDIA GPU, sparse gradients, types other than float32 and
-float64, parameters with gaps or in each other's memory, and numbers that `cyopt.Adam` and its fellows
-refuse: an `lr` below 0 or infinite, decay rates of 1 or that float32 rounds to it, dampening below 0
+float64, parameters with gaps or in each other's memory, and numbers that `cyopt.Adam` and its
+fellows refuse: an `lr` below 0 or infinite, decay rates that are or round to 1, dampening below 0
 or beside Nesterov's momentum. An `lr` that a scheduler's rounding has left just below 0 is 0. State
 in another order in memory than its parameter is copied into that order. A step that is refused
 changes nothing of the parameters of that call; calls before it, of other groups, have been made.
