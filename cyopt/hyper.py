@@ -164,6 +164,14 @@ INITIAL = ("initial_accumulator_value", "initial_square_avg")
 _NO_SCHEDULE = (*INITIAL, "step_size", "denom_scale")
 
 
+def as_float(number: Any) -> float:
+    """A real number as a float: infinity for integers beyond all floats."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
+
+
 def checked_number(name: str, value: object) -> float:
     """`value` as a float inside the range of the hyperparameter `name`."""
     if type(value) is not float and (  # an abstract class is slow to ask
@@ -174,10 +182,7 @@ def checked_number(name: str, value: object) -> float:
             + ("" if name in _NO_SCHEDULE else " or a schedule, a callable of the completed steps")
             + (", or None" if name in OFF else "")
         )
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
+    number = as_float(value)
     allowed = NUMBERS[name]
     if not math.isfinite(number) or not allowed.contains(number):
         cure = "; None turns it off" if name in OFF else ""

@@ -25,6 +25,8 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any
 
+from cyopt.hyper import as_float
+
 __all__ = [
     "constant",
     "cosine",
@@ -289,9 +291,7 @@ class join:
             )
         boundaries = tuple(_count("join", "boundaries", b) for b in self.boundaries)
         if any(a >= b for a, b in pairwise(boundaries)):
-            raise ValueError(
-                f"join: boundaries is {list(boundaries)}, expected increasing step counts"
-            )
+            raise ValueError(f"join: boundaries is {list(boundaries)}, expected increasing counts")
         object.__setattr__(self, "boundaries", boundaries)
 
     def __call__(self, t: int) -> float:
@@ -319,7 +319,7 @@ def _take_number(
     given, where = getattr(schedule, name), type(schedule).__name__
     if isinstance(given, bool) or not isinstance(given, Real):
         raise TypeError(f"{where}: {name} is {given!r} ({type(given).__name__}), expected a number")
-    number = float(given) if abs(given) < 2**1024 else math.inf  # an integer may be beyond floats
+    number = as_float(given)
     if not (math.isfinite(number) and number >= at_least and number > above):
         limit = f" above {above:g}" if math.isfinite(above) else ""
         limit = f" of at least {at_least:g}" if math.isfinite(at_least) else limit
@@ -343,7 +343,7 @@ def _count(where: str, name: str, given: Any) -> int:
     if isinstance(given, bool) or not hasattr(given, "__index__"):
         kind = type(given).__name__
         raise TypeError(
-            f"{where}: {name} is {given!r} ({kind}), expected a number of steps, an int"
+            f"{where}: {name} is {given!r} ({kind}), expected an int, a number of steps"
         )
     if operator.index(given) < 1:
         raise ValueError(f"{where}: {name} is {given!r}, expected at least 1 step")
