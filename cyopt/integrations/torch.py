@@ -35,7 +35,8 @@ import cyopt
 from cyopt import _cpu
 from cyopt.integrations import require
 
-require("torch", "2.7", "torch")  # the first whose AdamW has Adam's groups
+# The first whose AdamW has Adam's groups.
+require("torch", "2.7", "torch")
 
 import torch  # noqa: E402
 from torch.autograd.graph import increment_version  # noqa: E402

@@ -95,7 +95,12 @@ CASES = [
         },
         norm_coefficient_post=0.03125,
     ),
-    adam("no_bias_correction", {"lr": 0.125, "bias_correction": False}, first=0, advance=0),
+    adam(
+        "no_bias_correction",
+        {"lr": 0.125, "bias_correction": False, "eps_hat": False},
+        first=0,
+        advance=0,
+    ),
     adam("schedule", {"lr": "schedule"}),
 ]
 
