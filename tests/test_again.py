@@ -297,8 +297,12 @@ def test_an_interrupt_while_a_number_is_set():
     opt = cyopt.SGD([w], lr=1.0)
     opt.step([np.ones(1)])
 
+    interrupted = False
+
     def interrupt(frame, event, _):
-        if frame.f_code.co_name == "_set" and opt.groups[0]._values["lr"] == 0.5:
+        nonlocal interrupted
+        if frame.f_code.co_name == "update" and opt.groups[0]._values["lr"] == 0.5:
+            interrupted = True
             raise KeyboardInterrupt
         return interrupt
 
@@ -310,6 +314,7 @@ def test_an_interrupt_while_a_number_is_set():
         pass
     finally:
         sys.settrace(before)
+    assert interrupted
     w[:] = 0
     opt.step([np.ones(1)])
     assert -w[0] == opt.lr

@@ -1,6 +1,7 @@
 """What is interrupted or runs out of memory has happened whole, or not at all."""
 
 import copy
+import gc
 import importlib.util
 import pickle
 import sys
@@ -40,6 +41,7 @@ def interrupted_at(line, act):
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # it calls functions of others, in which an interrupt goes nowhere
     try:
         sys.settrace(trace)
         act()
@@ -47,6 +49,7 @@ def interrupted_at(line, act):
         return True
     finally:
         sys.settrace(before)
+        gc.enable()
     return False
 
 
