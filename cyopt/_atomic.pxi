@@ -34,13 +34,11 @@ def take_up(list calls, list pairs, list changes, owner, dict waiting):
     """Call functions (each with its arguments) that return 0; then bytes into the first array of
     each pair, from the second one, which is alike in all; then the changes (`Version`, attributes,
     new ones), and what waits at the owner."""
-    cdef cnp.ndarray to, source
     cdef Version version
     for function, args in calls:
         if function(*args):
             raise RuntimeError("the CUDA driver refused a copy; make a new optimizer")
-    for to, source in pairs:
-        memcpy(cnp.PyArray_DATA(to), cnp.PyArray_DATA(source), cnp.PyArray_NBYTES(to))
+    _copy_bytes(pairs)
     for version, attributes, new in changes:
         version.change(attributes, new)
     owner._waiting = waiting
@@ -64,9 +62,21 @@ cdef void _count_step(int64_t *steps, const int64_t *completed, bint keyed) noex
 
 
 def perform(list calls, list pairs):
-    """Call functions (each with its arguments), then copy into the first array of each pair."""
-    cdef cnp.ndarray to, source
+    """Call functions (each with its arguments), then bytes into the first array of each pair."""
     for function, args in calls:
         function(*args)
+    _copy_bytes(pairs)
+
+
+cdef int _copy_bytes(list pairs) except -1:
+    cdef cnp.ndarray to, source
+    for to, source in pairs:
+        memcpy(cnp.PyArray_DATA(to), cnp.PyArray_DATA(source), cnp.PyArray_NBYTES(to))
+    return 0
+
+
+def assign(list pairs):
+    """Copy into the first array of each pair, of any strides: by NumPy, which may allocate."""
+    cdef cnp.ndarray to, source
     for to, source in pairs:
         cnp.PyArray_CopyInto(to, source)

@@ -49,6 +49,7 @@ def perform(
     calls: list[tuple[Callable[..., Any], tuple[Any, ...]]],
     pairs: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
 ) -> None: ...
+def assign(pairs: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]) -> None: ...
 def take_up(
     calls: list[tuple[Callable[..., Any], tuple[Any, ...]]],
     pairs: list[tuple[Array, Array]],

@@ -124,7 +124,7 @@ def attributes(opt: Optimizer) -> dict[str, Any]:
     """What a pickle holds: also what a subclass has added."""
     opt._fetch()
     slots = copyreg._slotnames(type(opt))  # type: ignore[attr-defined]  # typeshed lacks it
-    own = [name for name in slots if name != "_gate" and hasattr(opt, name)]
+    own = [name for name in slots if hasattr(opt, name)]
     names = dict.fromkeys((*opt._SAVED, *own))
     return {**getattr(opt, "__dict__", {}), **{name: getattr(opt, name) for name in names}}
 

@@ -211,10 +211,10 @@ def read(path: StrPath) -> dict[str, Any]:
         data = io.BytesIO(file.read())
     try:
         with np.load(data, allow_pickle=False) as archive:
-            # Now: later a checksum is compared only if the array's head, which may be what is
-            # damaged, has it read to its end.
             if any(part.compress_type for part in archive.zip.infolist()):
                 raise ValueError("its arrays are compressed, which save() does not do")
+            # Now: later a checksum is compared only if the array's head, which may be what is
+            # damaged, has it read to its end.
             if damaged := archive.zip.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
             header: dict[str, Any] = json.loads(archive["header"].item())

@@ -233,6 +233,18 @@ def is_groups(params: Any) -> bool:
     )
 
 
+def tree_of(given: Any, grouped: bool) -> Any:
+    """The parameters as they are in their containers now."""
+    return [group["params"] for group in given] if grouped else given
+
+
+def hypers_at(
+    groups: Iterable[Group], steps: int, dtypes_of: Iterable[Iterable[np.dtype[Any]]]
+) -> list[Hyper]:
+    """The numbers of each group after `steps` completed steps, checked for its own dtypes."""
+    return [group.at(steps, dtypes) for group, dtypes in zip(groups, dtypes_of, strict=True)]
+
+
 def add_group(opt: Optimizer, group: Mapping[str, Any]) -> None:
     """See `Optimizer.add_group`: all of it, or nothing."""
     old = opt._lists[None]

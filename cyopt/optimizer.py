@@ -15,8 +15,10 @@ from cyopt.group import (
     add_group,
     format_values,
     hyperparameters,
+    hypers_at,
     is_groups,
     layout,
+    tree_of,
 )
 from cyopt.hyper import Hyper, unknown_name
 from cyopt.measured import NOT_MEASURED, Done, Measured
@@ -129,7 +131,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
 
     def _tree(self) -> Any:
         """The parameters as they are in their containers now."""
-        return [group["params"] for group in self._given] if self._grouped else self._given
+        return tree_of(self._given, self._grouped)
 
     def _group(self, own: Mapping[str, Any]) -> Group:
         """A group with its `own` hyperparameters; the optimizer's where it has none."""
@@ -250,8 +252,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         """What a step after `steps` completed ones uses; with a schedule, only that one."""
         versions = [(group.version, group.version.value) for group in self._groups]
         scheduled = any(group.schedules for group in self._groups)
-        groups = zip(self._groups, parameters.dtypes_of, strict=True)
-        hypers = [group.at(steps, dtypes) for group, dtypes in groups]
+        hypers = hypers_at(self._groups, steps, parameters.dtypes_of)
         return hypers, None if scheduled else versions
 
     def use_plan(self, plan_type: type[Any]) -> None:

@@ -112,7 +112,7 @@ def _returned(
     update(copies if several else copies[0], grad, *states, **others)
     if out is None:
         return copies if several else copies[0]
-    _cpu.perform([], list(zip(map(np.asarray, _each(out)), copies, strict=True)))
+    _cpu.assign(list(zip(map(np.asarray, _each(out)), copies, strict=True)))
     return out
 
 

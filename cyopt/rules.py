@@ -277,9 +277,9 @@ def pairwise_sum(x: Array) -> float:
     True
     """
     x = np.asarray(x, np.float64)
-    while len(x) > 1:
-        even = len(x) // 2 * 2
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        while len(x) > 1:
+            even = len(x) // 2 * 2
             x = np.append(x[:even:2] + x[1:even:2], x[even:])
     return float(x[0]) if len(x) else 0.0
 

@@ -23,6 +23,7 @@ from cyopt.distributed.exchange import Exchange
 from cyopt.distributed.failure import Watch, end_job_on_errors
 from cyopt.distributed.layout import flat, lines
 from cyopt.distributed.share import Share
+from cyopt.group import hypers_at, tree_of
 from cyopt.hyper import Hyper
 from cyopt.optimizer import Optimizer
 from cyopt.parameters import AVERAGE, as_grads, as_same_params
@@ -184,8 +185,7 @@ class DataParallel:
 
     def _follow(self) -> None:
         """Take up arrays that were put in the place of parameters, as `Optimizer.step` does."""
-        tree = [group["params"] for group in self._given] if self._grouped else self._given
-        values = trees.leaves(tree, self._structure, "params")
+        values = trees.leaves(tree_of(self._given, self._grouped), self._structure, "params")
         params = as_same_params(values, self._names, self._specs)
         if self._params and all(map(is_, params, self._params)):
             return
@@ -203,8 +203,7 @@ class DataParallel:
             grad[...] = 0
 
     def _hypers(self) -> list[Hyper]:
-        groups = zip(self._opt.groups, self._dtypes_of, strict=True)
-        return [group.at(self._opt.steps, dtypes) for group, dtypes in groups]
+        return hypers_at(self._opt.groups, self._opt.steps, self._dtypes_of)
 
     def _agree(self, given: Sequence[Array | None], hypers: list[Hyper]) -> list[bool]:
         """Which parameters have a gradient on any rank; and how far all are, and that all agree."""
