@@ -233,7 +233,7 @@ def is_groups(params: Any) -> bool:
     )
 
 
-def tree_of(given: Any, grouped: bool) -> Any:
+def current_params(given: Any, grouped: bool) -> Any:
     """The parameters as they are in their containers now."""
     return [group["params"] for group in given] if grouped else given
 

@@ -13,12 +13,12 @@ from cyopt.group import (
     CommonAttributes,
     Group,
     add_group,
+    current_params,
     format_values,
     hyperparameters,
     hypers_at,
     is_groups,
     layout,
-    tree_of,
 )
 from cyopt.hyper import Hyper, unknown_name
 from cyopt.measured import NOT_MEASURED, Done, Measured
@@ -131,7 +131,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
 
     def _tree(self) -> Any:
         """The parameters as they are in their containers now."""
-        return tree_of(self._given, self._grouped)
+        return current_params(self._given, self._grouped)
 
     def _group(self, own: Mapping[str, Any]) -> Group:
         """A group with its `own` hyperparameters; the optimizer's where it has none."""

@@ -23,7 +23,7 @@ from cyopt.distributed.exchange import Exchange
 from cyopt.distributed.failure import Watch, end_job_on_errors
 from cyopt.distributed.layout import flat, lines
 from cyopt.distributed.share import Share
-from cyopt.group import hypers_at, tree_of
+from cyopt.group import current_params, hypers_at
 from cyopt.hyper import Hyper
 from cyopt.optimizer import Optimizer
 from cyopt.parameters import AVERAGE, as_grads, as_same_params
@@ -185,7 +185,7 @@ class DataParallel:
 
     def _follow(self) -> None:
         """Take up arrays that were put in the place of parameters, as `Optimizer.step` does."""
-        values = trees.leaves(tree_of(self._given, self._grouped), self._structure, "params")
+        values = trees.leaves(current_params(self._given, self._grouped), self._structure, "params")
         params = as_same_params(values, self._names, self._specs)
         if self._params and all(map(is_, params, self._params)):
             return
