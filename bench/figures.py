@@ -35,7 +35,7 @@ EFFORT = Effort(rounds=15, least=5, sample=4e-3, budget=2.5)
 LARGE = (10_000_000, 40_000_000)
 # Just behind where a second thread begins, by the costs of the rules, and on.
 AROUND_TWO_THREADS = (105_000, 131_000, 210_000, 263_000, 350_000, 420_000, 525_000, 700_000)
-BEYOND_TWO_THREADS = (875_000, 1_000_000, 2_000_000, 4_000_000, *LARGE)
+BEYOND_TWO_THREADS = (875_000, 1_050_000, 2_000_000, 4_000_000, *LARGE)
 SMALL_MODELS = (model("digits"), one_array(20_000))
 # Next to no arithmetic: what a step over 6 arrays costs beyond it.
 SIX = Workload("6 arrays of 16", [(16,)] * 6)

@@ -13,11 +13,13 @@
 #define PIECE_LINES 1024 /* taken at a time: 64 KiB of parameters, 5 us or more */
 #define PIECE_CHUNKS 4
 
+/* A thread takes pieces of its own share from the front, the others take them from the back: as few
+ * pieces as can be are then in another core's cache than at the last step. In its own cache lines, as
+ * other threads take from other shares. */
 struct share {
-    /* First unit that nobody has taken; alone in a cache line, as other threads take from others.
-     */
-    _Alignas(CYOPT_LINE_BYTES) _Atomic ptrdiff_t next;
-    ptrdiff_t end;
+    _Alignas(CYOPT_LINE_BYTES) _Atomic ptrdiff_t taken; /* pieces, from either end */
+    _Atomic ptrdiff_t from_back;
+    ptrdiff_t begin, end; /* units */
 };
 
 struct team {
@@ -75,8 +77,8 @@ ptrdiff_t cyopt_lines_of(const struct cyopt_array *array)
 static void run_units(const struct cyopt_pass *pass, struct cursor *at, ptrdiff_t begin,
                       ptrdiff_t end)
 {
-    if (begin < at->base)
-        *at = (struct cursor){0, 0};
+    while (begin < at->base)
+        at->base -= units_of(pass, &pass->arrays[--at->index]);
     for (; at->index < pass->n_arrays && at->base < end; at->index++) {
         const struct cyopt_array *array = &pass->arrays[at->index];
         const ptrdiff_t units = units_of(pass, array);
@@ -99,17 +101,17 @@ static void take_shares(void *arg, int id)
 {
     const struct team *team = arg;
     const struct cyopt_pass *pass = team->pass;
-    const ptrdiff_t piece = pass->chunked ? PIECE_CHUNKS : PIECE_LINES;
+    const ptrdiff_t size = pass->chunked ? PIECE_CHUNKS : PIECE_LINES;
     struct cursor at = {0, 0};
     const cyopt_fpenv saved = cyopt_fpenv_enter(pass->config->flush_subnormals);
     for (int i = 0; i < team->n_shares; i++) {
         struct share *share = &team->shares[(id + i) % team->n_shares];
-        for (;;) {
-            const ptrdiff_t begin = atomic_fetch_add(&share->next, piece);
-            if (begin >= share->end)
-                break;
-            const ptrdiff_t rest = share->end - begin;
-            run_units(pass, &at, begin, begin + (rest < piece ? rest : piece));
+        const ptrdiff_t pieces = (share->end - share->begin - 1) / size + 1;
+        for (ptrdiff_t own = 0; atomic_fetch_add(&share->taken, 1) < pieces; own++) {
+            const ptrdiff_t piece =
+                i == 0 ? own : pieces - 1 - atomic_fetch_add(&share->from_back, 1);
+            const ptrdiff_t begin = share->begin + piece * size, rest = share->end - begin;
+            run_units(pass, &at, begin, begin + (rest < size ? rest : size));
         }
     }
     cyopt_fpenv_leave(saved);
@@ -144,7 +146,9 @@ static void run_shares(const struct cyopt_pass *pass, int n_shares, ptrdiff_t un
     const ptrdiff_t part = units / n_shares, extra = units % n_shares;
     ptrdiff_t begin = 0;
     for (int i = 0; i < n_shares; i++) {
-        atomic_init(&shares[i].next, begin);
+        atomic_init(&shares[i].taken, 0);
+        atomic_init(&shares[i].from_back, 0);
+        shares[i].begin = begin;
         begin += part + (i < extra);
         shares[i].end = begin;
     }

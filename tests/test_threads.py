@@ -41,8 +41,8 @@ def team_of(sizes, dtype=np.float32, skip=(), cls=cyopt.SGD):
     ("lines", "team"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3), (12, 3), (13, 3), (1000, 3)]
 )
 def test_a_thread_for_each_grain(lines, team):
-    """A line of SGD costs 3, one of Adam 10."""
-    _cpu.set_config(grain=12, num_threads=3)
+    """A line of SGD costs 2, one of Adam 10."""
+    _cpu.set_config(grain=8, num_threads=3)
     assert team_of([16 * lines]) == team
     assert team_of([8 * lines], np.float64) == team
     assert team_of([16] * lines) == team
