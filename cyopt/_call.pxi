@@ -9,6 +9,11 @@ cdef enum:
 cdef double ORDINARY = 1e15, BELOW_ONE = 0.999999
 
 
+cpdef bint is_ordinary(double lr, double weight_decay):
+    """Whether a learning rate needs no `check_rounded` where all other numbers have had theirs."""
+    return lr <= ORDINARY and lr * weight_decay <= ORDINARY
+
+
 cdef struct Key:
     char text[KEY_BYTES]
     Py_ssize_t size
@@ -153,7 +158,7 @@ cdef class Call:
                 and _take(step_size, -ORDINARY, ORDINARY, &hyper.step_size)
                 and _take(denom_scale, 0.0, ORDINARY, &hyper.denom_scale)):
             return False
-        if not hyper.lr * hyper.weight_decay <= ORDINARY:
+        if not is_ordinary(hyper.lr, hyper.weight_decay):
             return False
         for i in range(self._plan._n):
             self._plan._counts[i] = t - 1

@@ -63,7 +63,7 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
         for i, (group, values) in enumerate(zip(opt.groups, saved["groups"], strict=True))
     ]
     groups = [
-        (group.version, group.__dict__, group.attributes_of(group.merged(values)))
+        (group.version, group.__dict__, group.changed(values))
         for group, values in zip(opt.groups, changes, strict=True)
     ]
     state = {name: dict(entry) for name, entry in saved["state"].items()}

@@ -144,7 +144,7 @@ CHOICES = {
     "clip_scope": ("all", "array"),
     "ema_init": ("params", "zeros"),
 }
-PLAIN_NUMBERS = [name for name in NUMBERS if name in Hyper._fields]
+PLAIN_NUMBERS = {name for name in NUMBERS if name in Hyper._fields}
 SWITCHES = [name for name in [*FLAGS, *CHOICES] if name in Hyper._fields]
 # Fields of Hyper that must stay below 1 when a kernel rounds them, and what users call them.
 _RATES = {"momentum": "momentum", "beta1": "betas[0]", "beta2": "betas[1]", "ema": "ema"}

@@ -250,10 +250,10 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         self, steps: int, parameters: ParameterList
     ) -> tuple[list[Hyper], Versions | None]:
         """What a step after `steps` completed ones uses; with a schedule, only that one."""
-        versions = [(group.version, group.version.value) for group in self._groups]
-        scheduled = any(group.schedules for group in self._groups)
-        hypers = hypers_at(self._groups, steps, parameters.dtypes_of)
-        return hypers, None if scheduled else versions
+        versions: Versions | None = None
+        if not any(group.schedules for group in self._groups):
+            versions = [(group.version, group.version.value) for group in self._groups]
+        return hypers_at(self._groups, steps, parameters.dtypes_of), versions
 
     def use_plan(self, plan_type: type[Any]) -> None:
         """Run steps by another backend; see `cyopt.reference`."""

@@ -245,15 +245,8 @@ class ParameterList:
         """
         if stream is not None and self.device is None:
             raise TypeError("stream is given, but the parameters are on the CPU: leave it out")
-        gpu_counts = any(layout.capturable for layout in self.layouts) or any(
-            hyper.skip_nonfinite for hyper in hypers
-        )
-        if self.device is not None and versions is None and gpu_counts:
-            raise ValueError(
-                "a hyperparameter is a schedule, which is called with the number of steps, but with"
-                " skip_nonfinite or capturable the GPU alone knows it; set the number before each"
-                " step instead"
-            )
+        if self.device is not None and versions is None:
+            _check_schedules(self.layouts, hypers)
         where = () if self.device is None else (stream,)
         plan = self.plan
         if plan is not None:
@@ -297,6 +290,14 @@ def _check_capturable(layouts: Sequence[Layout], device: int | None, known: bool
         raise ValueError(
             "capturable is True, but the parameters are on the CPU, which has no CUDA graphs; leave"
             " it out"
+        )
+
+
+def _check_schedules(layouts: Sequence[Layout], hypers: Sequence[Hyper]) -> None:
+    if any(x.capturable for x in layouts) or any(x.skip_nonfinite for x in hypers):
+        raise ValueError(
+            "a hyperparameter is a schedule, which is called with the number of steps, but with"
+            " skip_nonfinite or capturable the GPU alone knows it; set it before each step instead"
         )
 
 

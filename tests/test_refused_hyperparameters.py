@@ -143,6 +143,27 @@ def test_out_of_range_when_rounded(cls, name, value):
 
 
 @pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [(c, *r) for r in ROUNDED if not r[0].startswith("initial") for c in classes_with(r[0])],
+)
+def test_a_schedule_that_is_out_of_range_only_later(cls, name, value):
+    model = Model(lambda params: cls(params, **base(cls, name)))
+    good, begin = getattr(model.opt, name), model.opt.steps
+
+    def late(good, value):
+        return lambda steps: good if steps < begin + 2 else value
+
+    late_value = tuple(map(late, good, value)) if name == "betas" else late(good, value)
+    setattr(model.opt, name, late_value)
+    model.step()
+    model.step()
+    before = model.everything()
+    with pytest.raises(ValueError, match=f"{name}.*float32"):
+        model.opt.step(model.grads)
+    assert model.everything() == before
+
+
+@pytest.mark.parametrize(
     ("cls", "hypers", "name"),
     [
         (cyopt.Adam, {"lr": 1e38}, "lr"),  # lr / (1 - beta1) is infinite
