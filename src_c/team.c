@@ -14,8 +14,8 @@
 #define PIECE_CHUNKS 4
 
 /* A thread takes pieces of its own share from the front, the others take them from the back: as few
- * pieces as can be are then in another core's cache than at the last step. In its own cache lines, as
- * other threads take from other shares. */
+ * pieces as can be are then in another core's cache than at the last step. Alone in its cache
+ * lines, as other threads take from other shares. */
 struct share {
     _Alignas(CYOPT_LINE_BYTES) _Atomic ptrdiff_t taken; /* pieces, from either end */
     _Atomic ptrdiff_t from_back;
