@@ -11,7 +11,7 @@ import numpy as np
 
 from cyopt import _cpu
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.libraries import is_on_gpu
+from cyopt.cuda.libraries import NEGATED, is_on_gpu
 
 # Or a DeviceArray, which has all that is asked of one here but elements that Python can look at.
 Array = np.ndarray[Any, Any]
@@ -72,9 +72,17 @@ def _from_dlpack(value: Any, what: str, kind: str, written: bool) -> Array:
             f"{what} is a {kind} on another device; expected an array on the CPU, or one on a GPU"
             " with __cuda_array_interface__"
         )
-    if written and _NUMPY >= (2, 1):  # older NumPy hands out read-only arrays, refused later
-        return np.from_dlpack(value, copy=False)
-    return np.from_dlpack(value)
+    if getattr(value, "is_neg", bool)():  # DLPack has no word for it
+        raise TypeError(f"{what} {NEGATED}")
+    # Older NumPy hands out read-only arrays, which are refused later.
+    options: Any = {"copy": False} if written and _NUMPY >= (2, 1) else {}
+    array: Array = np.from_dlpack(value, **options)
+    if array.size and array.flags.owndata:  # NumPy's own memory, as there was none
+        raise TypeError(
+            f"{what} is a {kind} without memory, such as torch's zeros that are not made yet; pass"
+            " a copy of it"
+        )
+    return array
 
 
 def _check_numbers(array: Array, what: str) -> None:
@@ -83,7 +91,7 @@ def _check_numbers(array: Array, what: str) -> None:
         cure = "convert it by .astype(np.float32)"
         if dtype.kind == "c":
             cure = "pass its .view(float): real and imaginary parts as numbers of their own"
-        elif dtype.newbyteorder("=") in DTYPES:
+        elif dtype.kind == "f" and dtype.newbyteorder("=") in DTYPES:
             cure = "convert it to the native byte order by .astype(np.float32), or np.float64"
         raise TypeError(f"{what} has dtype {dtype}; expected float32 or float64; {cure}")
     if not array.flags.aligned:

@@ -142,6 +142,7 @@ def check_whole(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     """It is a state_dict, of an optimizer of this class with as many groups."""
     if (
         not isinstance(saved, Mapping)
+        or not isinstance(saved.get("optimizer"), str)
         or not {"optimizer", "steps", "groups", "state"} <= set(saved)
         or not isinstance(saved["groups"], list | tuple)
         or not all(isinstance(values, Mapping) for values in saved["groups"])
@@ -200,7 +201,7 @@ def _changes(where: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> di
 
 def _schedules(value: Any) -> list[Any]:
     parts = value if isinstance(value, tuple) else (value,)
-    return ["schedule" if part == "schedule" else "" for part in parts]
+    return ["schedule" if part == "schedule" or callable(part) else "" for part in parts]
 
 
 def same_names(where: str, saved: Mapping[Any, Any], own: Any) -> None:

@@ -119,7 +119,7 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
     `given` is what the user passes. Raises ValueError for a framework that is not known, a class
     that it lacks, or what cannot be expressed; TypeError for a missing argument that it requires.
     """
-    if framework not in FRAMEWORKS:
+    if not isinstance(framework, str) or framework not in FRAMEWORKS:
         raise ValueError(f"framework is {framework!r}{unknown_name(str(framework), FRAMEWORKS)}")
     rows = FRAMEWORKS[framework]
     cls = _name(classes)
@@ -159,6 +159,8 @@ def _is_off(given: Mapping[str, Any], flag: str) -> bool:
 
 def refuse(framework: str, classes: Iterable[type], given: Mapping[str, Any]) -> None:
     """Raise ValueError for what cyopt cannot express exactly of the framework's optimizer."""
+    if framework == "torch":
+        return
     cls = _name(classes)
     for name, meaning in REFUSED.get((framework, cls), {}).items():
         if given.get(name):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cyopt import _cpu, trees
+from cyopt import _cpu, conventions, trees
 from cyopt.hyper import (
     CHOICES,
     FLAGS,
@@ -21,6 +21,7 @@ from cyopt.hyper import (
     Number,
     Schedule,
     check_rounded,
+    check_together,
     checked,
     scheduled_number,
     unknown_name,
@@ -57,15 +58,17 @@ class Group:
     _values: dict[str, Any]
     _constant: Hyper  # with 0 for what is scheduled
     _checked: set[np.dtype[Any]]  # the dtypes to which `_constant` but for lr can be rounded
-    _rule_of: Callable[[Mapping[str, Any]], str]
+    _optimizer: type[Optimizer]
+    _framework: str
 
     def __init__(
-        self, values: Mapping[str, object], rule_of: Callable[[Mapping[str, Any]], str]
+        self, values: Mapping[str, object], optimizer: type[Optimizer], framework: str
     ) -> None:
+        self.__dict__.update(_optimizer=optimizer, _framework=framework)
         own = {name: checked(name, value) for name, value in values.items()}
-        _check_together(own)
-        rule = rule_of(own)
-        self.__dict__.update(_rule_of=rule_of, rule=rule, version=_cpu.Version(), schedules={})
+        self._check_together(own)
+        rule = optimizer.rule_of(own)
+        self.__dict__.update(rule=rule, version=_cpu.Version(), schedules={})
         self.__dict__.update(_constant=_switches(rule, own))
         self.__dict__.update(self._attributes(own, own))
 
@@ -81,6 +84,15 @@ class Group:
             "_constant": _replaced(self._constant, fields),
             "_checked": self._checked if fields.keys() == {"lr"} else set(),
         }
+
+    def follow(self, framework: str) -> None:
+        """Refuse, now and later, what cyopt cannot express exactly of that framework's class."""
+        conventions.refuse(framework, self._optimizer.__mro__, self._values)
+        self.__dict__["_framework"] = framework
+
+    def _check_together(self, values: Mapping[str, Any]) -> None:
+        check_together(values)
+        conventions.refuse(self._framework, self._optimizer.__mro__, values)
 
     def changed(self, changes: Mapping[str, object]) -> dict[str, Any]:
         """The attributes as `update` would leave them."""
@@ -124,9 +136,9 @@ class Group:
                     f"{name} is {old!r} since the optimizer was made and decides its formula or"
                     f" state; make a new optimizer with {name}={value!r}"
                 )
-        _check_together(values)
+        self._check_together(values)
         # Momentum turned off keeps its buffer; turned on, it would need one that is not there.
-        if values.get("momentum") and self._rule_of(values) != self.rule:
+        if values.get("momentum") and self._optimizer.rule_of(values) != self.rule:
             raise ValueError(
                 "momentum is 0 since the optimizer was made, which keeps no momentum buffer;"
                 f" make a new optimizer with momentum={values['momentum']!r}"
@@ -193,36 +205,6 @@ def _switches(rule: str, values: Mapping[str, Any]) -> Hyper:
     decay = values["weight_decay_order"] if values["decoupled_weight_decay"] else "coupled"
     per_array = values["clip_scope"] == "array"
     return Hyper(rule, decay, 0.0, 0.0, 0.0, clip_per_array=per_array, **own)
-
-
-def _check_together(v: Mapping[str, Any]) -> None:
-    """Hyperparameters that mean nothing, or something else, beside each other."""
-    if v["weight_decay_order"] == "after" and not v["decoupled_weight_decay"]:
-        raise ValueError(
-            "weight_decay_order is 'after', which coupled decay does not have;"
-            " pass decoupled_weight_decay=True as well"
-        )
-    for name in ("eps_hat", "libm_pow"):
-        if v.get(name) and not v["bias_correction"]:
-            raise ValueError(
-                f"{name} is True, a form of the bias correction, but bias_correction is False;"
-                f" leave {name} out"
-            )
-    if "momentum" not in v:
-        return
-    momentum, form, dampening = v["momentum"], v["momentum_form"], v.get("dampening", 0.0)
-    if v.get("nesterov") and (momentum == 0 or dampening != 0):
-        raise ValueError(
-            "nesterov is True; it needs momentum above 0 and dampening 0, but momentum is"
-            f" {momentum!r} and dampening is {dampening!r}"
-        )
-    if dampening != 0 and (momentum == 0 or form != "lr_outside"):
-        raise ValueError(
-            f"dampening is {dampening!r}; it needs momentum above 0 and momentum_form 'lr_outside',"
-            f" but momentum is {momentum!r} and momentum_form is {form!r}"
-        )
-    if "alpha" in v and form == "average":
-        raise ValueError("momentum_form is 'average'; RMSProp has 'lr_outside' and 'lr_inside'")
 
 
 def format_values(values: Mapping[str, object]) -> str:

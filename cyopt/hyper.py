@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn, TypedDict
 
 import numpy as np
@@ -192,7 +192,10 @@ def checked_number(name: str, value: object) -> float:
 
 def scheduled_number(name: str, schedule: Schedule, steps: int) -> float:
     """What the schedule of `name` gives after `steps` completed steps, inside the range."""
-    value = schedule(steps)
+    try:
+        value = schedule(steps)
+    except OverflowError:  # of Python's powers
+        value = math.inf
     try:
         return checked_number(name, value)
     except (TypeError, ValueError) as error:
@@ -224,6 +227,41 @@ def checked(name: str, value: object) -> Any:
             raise TypeError(f"betas is {value!r}; expected two numbers, such as (0.9, 0.999)")
         return tuple(_number_or_schedule(f"betas[{i}]", beta) for i, beta in enumerate(value))
     return _number_or_schedule(name, value)
+
+
+def check_together(v: Mapping[str, Any]) -> None:
+    """Hyperparameters that mean nothing, or something else, beside each other."""
+    if v["weight_decay_order"] == "after" and not v["decoupled_weight_decay"]:
+        raise ValueError(
+            "weight_decay_order is 'after', which coupled decay does not have;"
+            " pass decoupled_weight_decay=True as well"
+        )
+    if v["ema_init"] != "params" and v["ema"] is None:
+        raise ValueError(
+            f"ema_init is {v['ema_init']!r}, where an average begins, but ema is None: pass ema as"
+            " well, or leave ema_init out"
+        )
+    for name in ("eps_hat", "libm_pow"):
+        if v.get(name) and not v["bias_correction"]:
+            raise ValueError(
+                f"{name} is True, a form of the bias correction, but bias_correction is False;"
+                f" leave {name} out"
+            )
+    if "momentum" not in v:
+        return
+    momentum, form, dampening = v["momentum"], v["momentum_form"], v.get("dampening", 0.0)
+    if v.get("nesterov") and (momentum == 0 or dampening != 0):
+        raise ValueError(
+            "nesterov is True; it needs momentum above 0 and dampening 0, but momentum is"
+            f" {momentum!r} and dampening is {dampening!r}"
+        )
+    if dampening != 0 and (momentum == 0 or form != "lr_outside"):
+        raise ValueError(
+            f"dampening is {dampening!r}; it needs momentum above 0 and momentum_form 'lr_outside',"
+            f" but momentum is {momentum!r} and momentum_form is {form!r}"
+        )
+    if "alpha" in v and form == "average":
+        raise ValueError("momentum_form is 'average'; RMSProp has 'lr_outside' and 'lr_inside'")
 
 
 class Limits(NamedTuple):
@@ -264,8 +302,11 @@ def check_rounded(hyper: Hyper, dtype: np.dtype[Any]) -> None:
         if abs(factors[factor]) >= limits.infinite:
             _refuse_factor(causes, factors[factor], hyper, dtype)
     # With eps_hat the factor grows with the steps, up to this.
-    if hyper.eps_hat and hyper.lr / (1 - hyper.beta1) >= limits.infinite:
-        _refuse_factor(("lr", "beta1"), hyper.lr / (1 - hyper.beta1), hyper, dtype)
+    most = hyper.lr / (1 - hyper.beta1)
+    if hyper.decay == "after":
+        most *= max(1.0, abs(1.0 - hyper.lr * hyper.weight_decay))
+    if hyper.eps_hat and most >= limits.infinite:
+        _refuse_factor(("lr", "beta1", "weight_decay"), most, hyper, dtype)
     if abs(factors["s"]) < limits.tiny:
         _refuse_factor(_CAUSES["s"], factors["s"], hyper, dtype)
 

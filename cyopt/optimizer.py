@@ -28,6 +28,11 @@ from cyopt.state import Averages, State
 Self = TypeVar("Self", bound="Optimizer")
 
 
+def _equals_itself(key: object) -> bool:
+    """Tuples take what is the same object for equal: NaN in one equals no other."""
+    return bool(key == key) and (type(key) is not tuple or all(map(_equals_itself, key)))
+
+
 class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
     """Base of the optimizers: everything but the formula and its hyperparameters.
 
@@ -71,7 +76,8 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         self._bound = params is not None
         self._grouped = is_groups(params)
         self._given = list(params) if self._grouped else params
-        self._groups = tuple(map(self._group, params)) if self._grouped else (self._group({}),)
+        own = params if self._grouped else [self._defaults]
+        self._groups = tuple(map(self._group, own))
         self._structure = trees.structure(self._tree())
         if self._bound:
             self._lists[None] = self._make_list(self._tree())
@@ -115,7 +121,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         made = cls(params, **{**known, **hyperparameters})
         made._framework = framework
         for group in made.groups:
-            conventions.refuse(framework, cls.__mro__, group.values())
+            group.follow(framework)
         return made
 
     @classmethod
@@ -137,8 +143,9 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         """A group with its `own` hyperparameters; the optimizer's where it has none."""
         self.check_names(own)
         values = {name: own.get(name, value) for name, value in self._defaults.items()}
-        conventions.refuse(self._framework, type(self).__mro__, values)
-        return Group(values, type(self).rule_of)
+        if values["ema"] is None and "ema_init" not in own:
+            values["ema_init"] = "params"  # of groups that have an average
+        return Group(values, type(self), self._framework)
 
     def _make_list(self, tree: Any) -> ParameterList:
         """The parameters of `tree` with new state, or with loaded state that waits for them."""
@@ -217,8 +224,13 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
 
     def _update(self, key: Hashable, param: Any, grad: Any) -> None:
         """An update that is not like its key's last one: everything is checked. Inside the gate."""
-        parameters = self._lists.get(key) or self._new_list([key], [param], [0], keyed=True)
         new = key not in self._lists
+        if new and not _equals_itself(key):
+            raise TypeError(
+                f"key is {key!r}, which does not equal itself: each update would make new state;"
+                " expected a key such as a name"
+            )
+        parameters = self._lists.get(key) or self._new_list([key], [param], [0], keyed=True)
         before = int(parameters.counts[0])
         try:
             self._lists[key] = parameters

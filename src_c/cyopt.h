@@ -127,8 +127,8 @@ struct cyopt_scalars {
 };
 
 /* One parameter. param, state and average are dense and in one element order; grad is too, or is
- * described by grad_ndim, grad_shape and grad_strides (bytes), to be read in C order of that shape.
- */
+ * described by grad_ndim (at most 64), grad_shape and grad_strides (bytes), to be read in C order
+ * of that shape. All are aligned to their numbers. */
 struct cyopt_array {
     ptrdiff_t size; /* elements */
     int dtype;      /* enum cyopt_dtype */
@@ -160,7 +160,7 @@ struct cyopt_config {
     int num_threads;      /* 0: as many as the CPUs of the affinity, at most max_threads */
     int max_threads;      /* limit for num_threads == 0, such as a cgroup's quota; 0: none */
     int flush_subnormals; /* run the loop with subnormals read and written as zero */
-    ptrdiff_t grain;      /* a thread is added for each `grain` of work: lines times cost */
+    ptrdiff_t grain;      /* a thread is added for each `grain` of work, at least 1: lines x cost */
     uintptr_t kernels;    /* a cyopt_kernel_finder: whose kernels run; benchmarks have others */
 };
 
@@ -203,12 +203,14 @@ int cyopt_square_sums(struct cyopt_array *arrays, ptrdiff_t n_arrays,
                       const struct cyopt_scalars *sets, const struct cyopt_config *config,
                       double *sums);
 
-/* Updates all arrays in place; returns into how many threads' shares the work was cut. */
+/* Updates all arrays in place; returns into how many threads' shares the work was cut. Needs 64 KiB
+ * of stack. The threads that it starts stay: a library that is unloaded (dlclose) must be linked
+ * with -Wl,-z,nodelete. */
 int cyopt_step(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyopt_scalars *sets,
                const struct cyopt_config *config, struct cyopt_report *report);
 
 /* The same for arrays that share all numbers, whose gradients are not measured (clip_norm and
- * skip_nonfinite are off): step t of `hyper`. `set` of each array is ignored. */
+ * skip_nonfinite are off): step t of `hyper`. `set` of each array becomes 0. */
 int cyopt_update(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyopt_hyper *hyper,
                  int64_t t, const struct cyopt_config *config);
 

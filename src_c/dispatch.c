@@ -23,6 +23,8 @@ const char *cyopt_isa_name(int isa)
 /* The builtin asks the processor and also the operating system, which must save the registers. */
 int cyopt_isa_available(int isa)
 {
+    if (!cyopt_isa_name(isa))
+        return 0;
 #ifdef CYOPT_X86_KERNELS
     if (isas[isa].kernels == cyopt_kernels_avx512)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -30,7 +32,6 @@ int cyopt_isa_available(int isa)
     if (isas[isa].kernels == cyopt_kernels_avx2)
         return __builtin_cpu_supports("avx2") != 0;
 #endif
-    (void)isa;
     return 1;
 }
 

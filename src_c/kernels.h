@@ -4,6 +4,14 @@
 
 #include "cyopt.h"
 
+/* Every operation is rounded once, no a*b + c at one go. AVX-512 and arm64 have FMA, and compilers
+ * use it unless they are told: clang by this, GCC by -std=c11 (or -ffp-contract=off beside it). */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__) && !defined(__STRICT_ANSI__)
+#error "cyopt promises the same bits everywhere: compile it with -std=c11 -ffp-contract=off"
+#endif
+
 /* One kernel per rule and options: a prologue, and whether the parameter has an average. */
 enum { CYOPT_AVERAGED = 4, CYOPT_N_OPTIONS = 8 };
 typedef cyopt_kernel *const (*cyopt_kernel_table)[CYOPT_N_OPTIONS];

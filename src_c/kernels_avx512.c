@@ -1,4 +1,4 @@
-/* The kernels for AVX512, 16 floats a vector. No FMA is enabled: each operation is rounded once. */
+/* The kernels for AVX512, 16 floats a vector. It has FMA: see kernels.h. */
 #include "kernels.h"
 
 #ifdef CYOPT_X86_KERNELS

@@ -129,14 +129,17 @@ void cyopt_pool_run(int n, void (*task)(void *arg, int id), void *arg)
         pthread_cond_signal(&pool.offer);
     pthread_mutex_unlock(&pool.lock);
 
+    /* Helpers use what is on this thread's stack: pthread_cancel() has to wait for them. */
+    int cancel_state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     task(arg, 0);
-
     pthread_mutex_lock(&pool.lock);
     pool.places = 0;
     while (pool.active > 0)
         pthread_cond_wait(&pool.finished, &pool.lock);
     pool.in_use = 0;
     pthread_mutex_unlock(&pool.lock);
+    pthread_setcancelstate(cancel_state, NULL);
 }
 
 int cyopt_has_threads(void)

@@ -58,9 +58,16 @@ trees = st.recursive(
     ),
     max_leaves=4,
 )
+
+
+def _with_an_average(drawn):
+    """Without one, nothing tells where it begins."""
+    return drawn if drawn.get("ema") is not None else {**drawn, "ema_init": "params"}
+
+
 options = st.fixed_dictionaries(
     {}, optional={name: st.sampled_from(values) for name, values in OPTIONS.items()}
-)
+).map(_with_an_average)
 
 
 @st.composite

@@ -81,6 +81,13 @@ class Foreign:
         return self.device
 
 
+class Negated(Foreign):
+    """As torch's imaginary part of a conjugate."""
+
+    def is_neg(self):
+        return True
+
+
 class OnCuda:
     __cuda_array_interface__ = {"shape": (2, 3), "typestr": "<f4", "data": (0, False)}  # noqa: RUF012
 
@@ -127,6 +134,7 @@ KINDS = {
     "other-endian": (lambda a: a.astype(a.dtype.newbyteorder()), TypeError, "byte order"),
     "unaligned": (unaligned, ValueError, "copy"),
     "dlpack-device": (lambda a: Foreign(a, device=(2, 0)), TypeError, "CPU"),
+    "dlpack-negated": (Negated, TypeError, "resolve_neg"),
     "dlpack-grad": (lambda a: Foreign(a, requires_grad=True), TypeError, "detach"),
 }
 # On a machine without a GPU; tests/test_cuda_refusals.py has those that there are.

@@ -1,17 +1,20 @@
 /* Threads that step lists of arrays of their own, at the same time and with every number of
  * helpers, while others change nothing but settings of their own: for ThreadSanitizer, and the
  * results must be those of one thread. */
+#define _POSIX_C_SOURCE 200809L
 #include <cyopt.h>
 
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #define CALLERS 4
-#define STEPS 60
+#define STEPS 12
 #define ARRAYS 5
-#define SIZE 9001
+#define SIZE 40001 /* several pieces for each of a few threads */
 
 struct model {
     float param[ARRAYS][SIZE], grad[ARRAYS][SIZE], m[ARRAYS][SIZE], v[ARRAYS][SIZE];
@@ -60,15 +63,39 @@ static void *train_with_helpers(void *model)
     return NULL;
 }
 
+static void *train_for_ever(void *model)
+{
+    for (;;) {
+        train_with_helpers(model);
+        pthread_testcancel();
+    }
+    return NULL;
+}
+
+/* A caller that is cancelled leaves the helpers free for the next one. */
+static void cancel_a_caller(struct model *model)
+{
+    const struct timespec some_steps = {.tv_nsec = 50000000};
+    pthread_t caller;
+    pthread_create(&caller, NULL, train_for_ever, model);
+    nanosleep(&some_steps, NULL);
+    pthread_cancel(caller);
+    pthread_join(caller, NULL);
+}
+
 int main(void)
 {
     struct model *models = malloc((CALLERS + 1) * sizeof *models);
     pthread_t callers[CALLERS];
+    alarm(400); /* a step that never ends */
     train(&models[CALLERS], 1);
     for (int i = 0; i < CALLERS; i++)
         pthread_create(&callers[i], NULL, train_with_helpers, &models[i]);
     for (int i = 0; i < CALLERS; i++)
         pthread_join(callers[i], NULL);
+    for (int i = 0; i < 5; i++)
+        cancel_a_caller(&models[0]);
+    train_with_helpers(&models[0]);
     for (int i = 0; i < CALLERS; i++)
         if (memcmp(&models[i], &models[CALLERS], sizeof *models) != 0) {
             printf("caller %d has other results\n", i);

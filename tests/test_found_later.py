@@ -304,3 +304,84 @@ def test_bits_with_norms_are_those_without():
                 opt.step([rng.normal(size=(131, 97)).astype(wide).T], norms=norms)
             results.append([p, *opt.state["0"].values()])
         assert all(map(same_bits, *results))
+
+
+@pytest.mark.parametrize(
+    ("framework", "given", "name", "value"),
+    [
+        (
+            "thinc",
+            {"decoupled_weight_decay": False, "weight_decay": 0.1, "clip_norm": None},
+            "clip_norm",
+            1.0,
+        ),
+        ("keras", {"ema": lambda steps: 0.9 if steps else 0.0}, "ema", 0.9),
+    ],
+)
+def test_what_a_framework_lacks_is_refused_later_too(framework, given, name, value):
+    opt = cyopt.Adam.like(framework, [np.ones(2)], **given)
+    state = opt.state_dict()
+    for own in (opt, copy.deepcopy(opt)):
+        with pytest.raises(ValueError, match=r"exactly|first step"):
+            setattr(own, name, value)
+    if name == "clip_norm":
+        state["groups"][0][name] = value
+        with pytest.raises(ValueError, match="exactly"):
+            opt.load_state_dict(state)
+
+
+def test_a_factor_that_grows_beyond_the_type():
+    """The decay after the update multiplies it once more."""
+    numbers = {"lr": 3e33, "weight_decay": 1e-28, "betas": (0.0, 0.999), "eps_hat": True}
+    after = {"decoupled_weight_decay": True, "weight_decay_order": "after"}
+    with pytest.raises(ValueError, match=r"weight_decay 1e-28: makes a factor 8.9"):
+        cyopt.Adam([np.zeros(1, np.float32)], **numbers, **after)
+    w = np.zeros(1)
+    opt = cyopt.Adam([w], **numbers, **after)
+    for _ in range(155):
+        opt.step([np.zeros(1)])
+    assert w == 0
+
+
+def test_a_key_that_holds_nan():
+    opt, w = cyopt.SGD(), np.ones(2)
+    for key in ((float("nan"),), (1, (float("nan"), 2))):
+        with pytest.raises(TypeError, match="does not equal itself"):
+            opt.update(key, w, w.copy())
+    assert opt.update((1, ("a", 2.5)), w, w.copy()) is w
+
+
+def test_a_callable_in_a_state_dict():
+    opt = cyopt.SGD([np.ones(2)])
+    state = opt.state_dict()
+    state["groups"][0]["lr"] = lambda steps: 0.5
+    with pytest.raises(ValueError, match="schedules are not saved"):
+        opt.load_state_dict(state)
+    assert opt.lr == 1e-3
+
+
+def test_where_no_average_begins():
+    with pytest.raises(ValueError, match=r"ema_init is 'zeros'.*ema is None"):
+        cyopt.Adam(ema_init="zeros")
+    groups = [{"params": [np.ones(2)], "ema": 0.5}, {"params": [np.ones(2)]}]
+    first, second = cyopt.Adam(groups, ema_init="zeros").groups
+    assert (first.ema_init, second.ema_init) == ("zeros", "params")
+
+
+def test_a_power_that_overflows_is_a_number_too_large():
+    opt = cyopt.SGD([np.ones(1)], lr=cyopt.schedules.step(1.0, factor=2.0**600, every=1))
+    opt.step([np.zeros(1)])
+    with pytest.raises(ValueError, match="lr is inf after 2 steps, by its schedule"):
+        for _ in range(2):
+            opt.step([np.zeros(1)])
+
+
+def test_errors_that_named_nothing():
+    if hasattr(np.dtypes, "StringDType"):  # NumPy 2
+        with pytest.raises(TypeError, match="parameter '0' has dtype StringDType"):
+            cyopt.SGD([np.array(["a"], np.dtypes.StringDType())])
+    with pytest.raises(ValueError, match=r"framework is \[\]; known: torch"):
+        cyopt.Adam.like([])
+    opt = cyopt.SGD([np.ones(1)])
+    with pytest.raises(ValueError, match="state_dict is not what"):
+        opt.load_state_dict({**opt.state_dict(), "optimizer": np.array(["SGD", "SGD"])})

@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import cyopt  # noqa: E402
 from cyopt.integrations import torch as ours  # noqa: E402
 
 THEIRS = {"foreach": False}
@@ -208,3 +209,20 @@ def test_counters_that_cannot_be_changed_are_refused_before_the_step(exchange, m
             assert counter.item() == 3
         else:
             assert counter.item() == 4
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.2.0", reason="DLPack is read-only")
+def test_tensors_whose_numbers_are_not_those_in_memory():
+    """NumPy reads a lazy negation as it lies there, and makes memory of its own for lazy zeros."""
+    negated = torch.tensor([1 + 2j, 3 + 4j]).conj().imag
+    lazy = torch._neg_view(torch.ones(2)), torch._efficientzerotensor((2,))
+    opt = cyopt.SGD([p := torch.zeros(2)], lr=1.0)
+    for grad, cure in [(negated, "resolve_neg"), (lazy[0], "resolve_neg"), (lazy[1], "a copy")]:
+        with pytest.raises(TypeError, match=f"gradient of '0' is a.*{cure}"):
+            opt.step([grad])
+    for param, cure in [(lazy[0], "resolve_neg"), (lazy[1], "a copy")]:
+        with pytest.raises(TypeError, match=f"param.* is a.*{cure}"):
+            cyopt.sgd_(param, torch.ones(2), lr=1.0)
+    assert p.tolist() == [0, 0]
+    assert opt.step([negated.resolve_neg()])
+    assert p.tolist() == [2, 4]

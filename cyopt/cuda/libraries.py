@@ -18,6 +18,9 @@ from cyopt import _cpu
 LEGACY_STREAM = 1  # the default stream, which waits for all others and they for it
 
 
+# What torch does for the imaginary part of a conjugate.
+NEGATED = "is a view whose numbers are to be negated when they are read; pass its .resolve_neg()"
+
 # Where an array lies, then all else that tells it from another one there: only the address may
 # differ between arrays that a step treats alike.
 Identity = tuple[Any, ...]
@@ -148,10 +151,7 @@ def _torch_interface(value: Any, what: str) -> dict[str, Any]:
             f"{what} is {value.layout}; expected a dense one: convert it by .to_dense()"
         )
     if value.is_neg():
-        raise TypeError(
-            f"{what} is a view whose numbers are to be negated when they are read; pass its"
-            " .resolve_neg()"
-        )
+        raise TypeError(f"{what} {NEGATED}")
     size = value.element_size()
     return {
         "shape": tuple(value.shape),
