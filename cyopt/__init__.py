@@ -12,7 +12,7 @@ True
 
 from typing import NoReturn
 
-from cyopt import reference, rules, schedules
+from cyopt import _compiled, reference, rules, schedules  # noqa: F401  # first: see there
 from cyopt._cpu import C_API as _C_API  # noqa: F401  # the capsule for compiled modules
 from cyopt._version import __version__
 from cyopt.files import load, save
@@ -72,7 +72,8 @@ del configure
 
 
 def __getattr__(name: str) -> NoReturn:
-    """Other spellings of the classes, RMSprop and Adagrad say, are answered with cyopt's."""
-    right = {cls.__name__.lower(): cls.__name__ for cls in ALL}.get(name.lower())
+    """Other spellings, RMSprop and Adagrad say, are answered with cyopt's."""
+    known = {cls.__name__.lower(): cls.__name__ for cls in ALL}
+    right = {**known, "adamw_": "adam_", "momentum_": "sgd_"}.get(name.lower())
     hint = f"; did you mean cyopt.{right}?" if right else ""
     raise AttributeError(f"module 'cyopt' has no attribute {name!r}{hint}")

@@ -67,7 +67,11 @@ def _from_dlpack(value: Any, what: str, kind: str, written: bool) -> Array:
             f"{what} is a {kind} that requires grad, whose graph a step in place would make stale;"
             " pass tensor.detach(), which is the same memory"
         )
-    if value.__dlpack_device__()[0] != _DLPACK_CPU:
+    try:
+        device, _ = value.__dlpack_device__()
+    except (BufferError, ValueError) as error:
+        raise _not_read(what, kind, error) from None
+    if device != _DLPACK_CPU:
         raise TypeError(
             f"{what} is a {kind} on another device; expected an array on the CPU, or one on a GPU"
             " with __cuda_array_interface__"
@@ -76,13 +80,23 @@ def _from_dlpack(value: Any, what: str, kind: str, written: bool) -> Array:
         raise TypeError(f"{what} {NEGATED}")
     # Older NumPy hands out read-only arrays, which are refused later.
     options: Any = {"copy": False} if written and _NUMPY >= (2, 1) else {}
-    array: Array = np.from_dlpack(value, **options)
+    try:
+        array: Array = np.from_dlpack(value, **options)
+    except (BufferError, RuntimeError) as error:  # of a kind that NumPy has not, such as bfloat16
+        raise _not_read(what, kind, error) from None
     if array.size and array.flags.owndata:  # NumPy's own memory, as there was none
         raise TypeError(
             f"{what} is a {kind} without memory, such as torch's zeros that are not made yet; pass"
             " a copy of it"
         )
     return array
+
+
+def _not_read(what: str, kind: str, error: Exception) -> TypeError:
+    return TypeError(
+        f"{what} is a {kind} that cannot be read ({error}); expected a dense array of float32 or"
+        " float64, in memory"
+    )
 
 
 def _check_numbers(array: Array, what: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cyopt import schedules
-from cyopt.hyper import unknown_name
+from cyopt.hints import unknown_name
 
 Row = Mapping[str, Any]
 

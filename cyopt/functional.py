@@ -44,7 +44,7 @@ def sgd_(
     """One step of SGD in place; with a momentum buffer, of Momentum.
 
     `step` is needed with dampening, which the first step does not have. Keyword arguments as in
-    `cyopt.SGD`.
+    `cyopt.SGD`; what all share is in `help(cyopt.functional)`.
 
     >>> import numpy as np, cyopt
     >>> w, v = np.array([1.0]), np.array([0.0])
@@ -72,7 +72,8 @@ def adagrad_(
 ) -> bool:
     """One step of AdaGrad in place.
 
-    Keyword arguments as in `cyopt.AdaGrad`. `step_size` replaces `lr / (1 + (step - 1)*lr_decay)`.
+    Keyword arguments as in `cyopt.AdaGrad`; what all share is in `help(cyopt.functional)`.
+    `step_size` replaces `lr / (1 + (step - 1)*lr_decay)`.
 
     >>> import numpy as np, cyopt
     >>> w, h = np.array([1.0]), np.array([0.0])
@@ -110,7 +111,8 @@ def rmsprop_(
 ) -> bool:
     """One step of RMSProp in place; centered with `grad_avg`, with momentum with its buffer.
 
-    Keyword arguments as in `cyopt.RMSProp`. The rule does not depend on the step; an average does.
+    Keyword arguments as in `cyopt.RMSProp`; what all share is in `help(cyopt.functional)`.
+    The rule does not depend on the step; an average does.
 
     >>> import numpy as np, cyopt
     >>> w, v = np.array([1.0]), np.array([0.0])
@@ -142,8 +144,9 @@ def adam_(
 ) -> bool:
     """One step of Adam in place; of AMSGrad with `max_exp_avg_sq`.
 
-    Keyword arguments as in `cyopt.Adam`. For a host that computes its own scalars: `step_size` and
-    `denom_scale` (default 1) replace the bias corrections, `step` and `lr`:
+    Keyword arguments as in `cyopt.Adam`; what all share is in `help(cyopt.functional)`. For a host
+    that computes its own scalars: `step_size` and `denom_scale` (default 1) replace the bias
+    corrections, `step` and `lr`:
     `p = p - step_size * m / (sqrt(v)*denom_scale + eps)`.
 
     >>> import numpy as np, cyopt
@@ -326,9 +329,10 @@ def _as_lists(
         return [param], [grad], {name: [array] for name, array in arrays.items()}
     for value in (grad, *arrays.values()):
         if not isinstance(value, list | tuple) or len(value) != len(param):
+            found = f"list of {len(value)}" if isinstance(value, list | tuple) else "single one"
             raise TypeError(
-                f"param is a list of {len(param)} arrays; expected such lists for grad and each"
-                " state as well"
+                f"param is a list of {len(param)} arrays, but grad or a state is a {found};"
+                " expected such lists for grad and each state as well"
             )
     return list(param), list(grad), {name: list(array) for name, array in arrays.items()}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cyopt import _cpu, conventions, trees
+from cyopt.hints import unknown_name
 from cyopt.hyper import (
     CHOICES,
     FLAGS,
@@ -24,7 +25,6 @@ from cyopt.hyper import (
     check_together,
     checked,
     scheduled_number,
-    unknown_name,
 )
 from cyopt.parameters import Layout
 from cyopt.rules import RULES

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn, TypedDict
 
 import numpy as np
@@ -327,13 +326,6 @@ def _refuse_factor(
         f"{values}: makes a factor {x!r} of the update, beyond the range of {dtype.name}; use"
         " numbers of ordinary size, or float64 parameters"
     )
-
-
-def unknown_name(name: str, known: Iterable[str]) -> str:
-    """The end of an error about a name that is not known: the nearest known one, and all."""
-    known = list(known)
-    nearest = difflib.get_close_matches(name, known, 1, 0.6)
-    return (f"; did you mean {nearest[0]!r}?" if nearest else ";") + f" known: {', '.join(known)}"
 
 
 def is_scheduled(value: object) -> bool:

@@ -20,7 +20,8 @@ from cyopt.group import (
     is_groups,
     layout,
 )
-from cyopt.hyper import Hyper, unknown_name
+from cyopt.hints import unknown_name
+from cyopt.hyper import Hyper
 from cyopt.measured import NOT_MEASURED, Done, Measured
 from cyopt.parameters import ParameterList, Versions, check_lasting
 from cyopt.state import Averages, State
@@ -38,7 +39,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
 
     `params` is one array, or any nesting of dict, list and tuple of arrays; or a list of groups,
     mappings with the key "params" and hyperparameters of their own; or None: then each `step` is
-    given the parameters, or each `update` one of them. See `cyopt.Adam` for the rest.
+    given the parameters, or each `update` one of them. See `cyopt.SGD` for the rest.
     """
 
     __slots__ = (

@@ -296,8 +296,8 @@ def _check_capturable(layouts: Sequence[Layout], device: int | None, known: bool
 def _check_schedules(layouts: Sequence[Layout], hypers: Sequence[Hyper]) -> None:
     if any(x.capturable for x in layouts) or any(x.skip_nonfinite for x in hypers):
         raise ValueError(
-            "a hyperparameter is a schedule, which is called with the number of steps, but with"
-            " skip_nonfinite or capturable the GPU alone knows it; set it before each step instead"
+            "a hyperparameter is a schedule of the number of steps, which with skip_nonfinite or"
+            " capturable the GPU alone knows; set the number before each step instead"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cyopt.arrays import Array
-from cyopt.hyper import unknown_name
+from cyopt.hints import unknown_name
 from cyopt.parameters import AVERAGE, ParameterList
 
 

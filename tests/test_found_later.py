@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import shutil
 import signal
 import stat
 import subprocess
@@ -385,3 +386,30 @@ def test_errors_that_named_nothing():
     opt = cyopt.SGD([np.ones(1)])
     with pytest.raises(ValueError, match="state_dict is not what"):
         opt.load_state_dict({**opt.state_dict(), "optimizer": np.array(["SGD", "SGD"])})
+
+
+def test_names_of_other_libraries_are_known():
+    for cls, name, ours in [
+        (cyopt.Adam, "learning_rate", "lr"),
+        (cyopt.Adam, "beta_1", "betas"),
+        (cyopt.Momentum, "mu", "momentum"),
+        (cyopt.RMSProp, "rho", "alpha"),
+    ]:
+        with pytest.raises(TypeError, match=f"no hyperparameter '{name}'; did you mean '{ours}'"):
+            cls(**{name: 0.1})
+    with pytest.raises(ValueError, match="did you mean 'keras'"):
+        cyopt.Adam.like("tensorflow")
+    with pytest.raises(AttributeError, match=r"did you mean cyopt\.adam_\?"):
+        _ = cyopt.adamw_
+
+
+def test_sources_that_are_not_compiled_say_so(tmp_path):
+    """Python imports them from the folder it is started in, though a compiled one is installed."""
+    package = tmp_path / "cyopt"
+    compiled = shutil.ignore_patterns("*.so")
+    shutil.copytree(os.path.dirname(cyopt.__file__), package, ignore=compiled)
+    # Without site: what `pip install -e` puts there would find the compiled module.
+    alone = [sys.executable, "-S", "-c", "import cyopt"]
+    environment = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run(alone, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert f"ImportError: cyopt is imported from its sources in {package}" in done.stderr

@@ -226,3 +226,14 @@ def test_tensors_whose_numbers_are_not_those_in_memory():
     assert p.tolist() == [0, 0]
     assert opt.step([negated.resolve_neg()])
     assert p.tolist() == [2, 4]
+
+
+def test_tensors_that_numpy_cannot_read():
+    w = np.ones(2)
+    for grad in (
+        torch.ones(2, dtype=torch.bfloat16),
+        torch.ones(2).to_sparse(),
+        torch.ones(2, device="meta"),
+    ):
+        with pytest.raises(TypeError, match=r"gradient of '0' is a torch.Tensor that cannot be"):
+            cyopt.sgd_(w, grad)

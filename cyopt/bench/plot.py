@@ -159,10 +159,11 @@ def draw_models(
     roofs = np.array([speed(case, top, base, threads) for case in cases])
     right = left + width * len(names)
     axes.hlines(roofs, left, right, label=top, **ROOFS[top])
-    for x, ours, roof in zip(right - width / 2, speeds, roofs, strict=True):
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+    for x, ours in zip(right - width / 2, speeds, strict=True):
         if ours > 0:  # not NaN
-            place = (x, max(ours, roof))
-            axes.annotate(digits(ours), place, (0, 2), textcoords="offset points", ha="center")
+            where: Any = {"textcoords": "offset points", "ha": "center", "bbox": behind}
+            axes.annotate(digits(ours), (x, ours), (0, 3), **where)
     axes.axhline(1, color="0.4", linewidth=0.8)
     if foot:
         log_ticks(axes)
