@@ -110,7 +110,11 @@ def compile_c(source, folder, *arguments):
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc")
     (folder / "helper.c").write_text(source)
-    subprocess.run(["gcc", "-std=c11", "-O1", "-o", "helper", "helper.c", *arguments], cwd=folder, check=True)
+    subprocess.run(
+        ["gcc", "-std=c11", "-D_GNU_SOURCE", "-O1", "-o", "helper", "helper.c", *arguments],
+        cwd=folder,
+        check=True,
+    )
     return folder / "helper"
 
 
