@@ -35,11 +35,19 @@ def test_adagrad_begins_where_it_was_told_to_also_later():
         opt = module.Adagrad([a], lr=0.1, initial_accumulator_value=1.0)
         opt.add_param_group({"params": [b]})
         steps(opt, [a, b])
-        opt.state.clear()
-        steps(opt, [a, b])
         return [*a.tolist(), *b.tolist(), *opt.state[b]["sum"].tolist()]
 
     both(run)
+
+
+def test_adagrad_begins_anew_without_its_state():
+    """torch 2.9 raises KeyError."""
+    a = leaf(2)
+    opt = ours.Adagrad([a], lr=0.1, initial_accumulator_value=1.0)
+    steps(opt, [a], n=2)
+    opt.state.clear()
+    steps(opt, [a])
+    assert opt.state[a]["sum"].tolist() == [2.0, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,21 @@ import numpy as np
 from cyopt import _cpu
 from cyopt.cuda import driver, libraries
 
+_NOWHERE = 64  # in place of 0, which NumPy before 2.4 refuses also for what is empty
+
 
 class _Place:
     """What NumPy makes an array of without looking at its memory."""
 
     def __init__(self, interface: dict[str, Any]) -> None:
-        names = ("shape", "typestr", "data", "strides")
-        self.__array_interface__ = {**{n: interface.get(n) for n in names}, "version": 3}
+        address, read_only = interface["data"]
+        self.__array_interface__ = {
+            "shape": interface["shape"],
+            "typestr": interface["typestr"],
+            "data": (address or _NOWHERE, read_only),
+            "strides": interface.get("strides"),
+            "version": 3,
+        }
 
 
 class DeviceArray:
@@ -83,7 +91,8 @@ class DeviceArray:
     @property
     def address(self) -> int:
         """Of the first element."""
-        return int(self.where.__array_interface__["data"][0])
+        address = int(self.where.__array_interface__["data"][0])
+        return 0 if address == _NOWHERE else address
 
     @property
     def shape(self) -> tuple[int, ...]:
