@@ -300,12 +300,12 @@ def check_rounded(hyper: Hyper, dtype: np.dtype[Any]) -> None:
     for factor, causes in _CAUSES.items():
         if abs(factors[factor]) >= limits.infinite:
             _refuse_factor(causes, factors[factor], hyper, dtype)
-    # With eps_hat the factor grows with the steps, up to this.
-    most = hyper.lr / (1 - hyper.beta1)
-    if hyper.decay == "after":
-        most *= max(1.0, abs(1.0 - hyper.lr * hyper.weight_decay))
-    if hyper.eps_hat and most >= limits.infinite:
-        _refuse_factor(("lr", "beta1", "weight_decay"), most, hyper, dtype)
+    if hyper.eps_hat:  # the factor grows with the steps, up to this
+        most = hyper.lr / (1 - hyper.beta1)
+        if hyper.decay == "after":
+            most *= max(1.0, abs(factors["k"]))
+        if most >= limits.infinite:
+            _refuse_factor(("lr", "beta1", "weight_decay"), most, hyper, dtype)
     if abs(factors["s"]) < limits.tiny:
         _refuse_factor(_CAUSES["s"], factors["s"], hyper, dtype)
 
