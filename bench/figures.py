@@ -1,4 +1,4 @@
-"""The figures behind `python bench --bars`: cases, each measured once, and ratios within them."""
+"""The figures behind `python bench --bars`: cases, and ratios within them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -54,13 +54,14 @@ def best_cyopt(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
 
 
 class Measured:
-    """Cases, each measured once and when a bar first asks for it."""
+    """Cases, each measured when a bar first asks for it."""
 
     def __init__(
         self, peers: Sequence[Implementation], clipping: Sequence[Implementation] = ()
     ) -> None:
         self.peers, self.clipping = peers, clipping
         self.cases: dict[Any, list[Record]] = {}
+        self.records: list[Record] = []
         self.wrong: list[Any] = []
         self.skipped: list[str] = []
 
@@ -82,10 +83,17 @@ class Measured:
                 self.cases[key], wrong = run_case(
                     case, implementations, threads, EFFORT, lambda: None
                 )
+                self.records += self.cases[key]
                 self.wrong += wrong
             else:
                 self.skipped.append(f"{rule} {dtype} {workload.name}")
         return self.cases[key]
+
+    def forget(self, where: Container[str]) -> None:
+        """These cases are measured again when a bar asks for them; their records are kept."""
+        for key, found in list(self.cases.items()):
+            if any(describe(record) in where for record in found):
+                del self.cases[key]
 
     def shares_of_twin(self, dtype: str, n: int) -> Iterator[Value]:
         """Twin / cyopt over large arrays, every rule."""

@@ -36,14 +36,14 @@ enum cyopt_dtype { CYOPT_FLOAT32, CYOPT_FLOAT64, CYOPT_N_DTYPES };
 
 /* Every rule: X(name, function in rules.h, variant flags, mask of the state slots it uses, cost).
  * The cost is how long a line (64 bytes of the parameter) takes inside the caches, in units of half
- * a nanosecond: the number of arrays that are read and written, or 10 if there is a division or
- * root (measured in float32; see CYOPT_DEFAULT_GRAIN). SGD's 3 count as 2: beside so little work,
- * lines that come from another core's cache cost most. New rules go to the end: the numbers are
- * compiled into hosts. */
+ * a nanosecond: 10 if there is a division or root (measured in float32; see CYOPT_DEFAULT_GRAIN),
+ * else the number of arrays that are read and written, less one, as beside so little work the lines
+ * that come from another core's cache cost most. New rules go to the end: the numbers are compiled
+ * into hosts. */
 #define CYOPT_RULES(X)                                                                             \
     X(sgd, sgd, 0, 0, 2)                                                                           \
-    X(momentum, momentum, 0, 1, 5)                                                                 \
-    X(nesterov, momentum, CYOPT_NESTEROV, 1, 5)                                                    \
+    X(momentum, momentum, 0, 1, 4)                                                                 \
+    X(nesterov, momentum, CYOPT_NESTEROV, 1, 4)                                                    \
     X(adagrad, adagrad, 0, 1, 10)                                                                  \
     X(rmsprop, rmsprop, 0, 1, 10)                                                                  \
     X(rmsprop_centered, rmsprop, CYOPT_CENTERED, 1 | 2, 10)                                        \

@@ -32,8 +32,8 @@ const struct cyopt_sides *cyopt_sides_avx2(enum cyopt_dtype dtype);
 const struct cyopt_sides *cyopt_sides_avx512(enum cyopt_dtype dtype);
 const struct cyopt_sides *cyopt_find_sides(int isa, int dtype);
 
-/* Work that is worth a thread of its own: 60 us, as 210,000 parameters of Adam in float32, or
- * 90 us, as a million of SGD. Waking a helper takes 10 us of the caller, and 30 us until it begins;
+/* Work that is worth a thread of its own: 60 us, as 210,000 parameters of Adam in float32, 80
+ * of Momentum, 90 of SGD. Waking a helper takes 10 us of the caller, and 30 us until it begins;
  * a second thread won from 40 to 50 us of work on (2 virtual cores of an EPYC 9004, measured:
  * bench/NOTES.md). */
 #define CYOPT_DEFAULT_GRAIN 131072

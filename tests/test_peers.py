@@ -104,16 +104,29 @@ def record(implementation, seconds, threads=1):
 )
 def test_a_bar_is_judged_by_its_worst_figure(bars, at_most, figures, worst, holds):
     values = [bars.Value(figure, str(figure)) for figure in figures]
-    bar = bars.Bar("a promise", 1, 1.0, "x", lambda: values, at_most)
-    assert bar.worst() == (worst, str(worst))
-    assert bar.holds(bar.worst()) is holds
-    assert ("does not hold" in bars.cells(bar, bar.worst())[-1]) is not holds
+    row = bars.Row(bars.Bar("a promise", 1, 1.0, "x", lambda: values, at_most))
+    row.look()
+    assert row.worst() == (worst, str(worst))
+    assert row.bar.holds(worst) is holds
+    assert ("does not hold" in bars.cells(row.bar, row.worst())[-1]) is not holds
 
 
 def test_a_bar_without_a_figure_does_not_hold(bars):
-    bar = bars.Bar("a promise", 1, 1.0, "x", list)
-    assert bar.worst() is None
-    assert bars.cells(bar, None)[-1] == "not measured"
+    row = bars.Row(bars.Bar("a promise", 1, 1.0, "x", list))
+    row.look()
+    assert row.worst() is None
+    assert bars.cells(row.bar, None)[-1] == "not measured"
+
+
+@pytest.mark.parametrize(("later", "reached"), [([1.2, 1.3], 1.2), ([0.8, 1.3], 0.9)])
+def test_what_breaks_a_bar_is_measured_twice_more_and_the_median_counts(bars, later, reached):
+    figures = iter([0.9, *later])
+    bar = bars.Bar("", 1, 1.0, "x", lambda: [bars.Value(next(figures), "a"), bars.Value(1.5, "b")])
+    row = bars.Row(bar)
+    for _ in range(3):
+        row.look()
+    assert row.looks == {"a": [0.9, *later], "b": [1.5]}
+    assert row.worst() == (reached, "a")
 
 
 def test_a_figure_is_the_other_ones_time_over_cyopts(figures):
@@ -135,6 +148,17 @@ def test_cases_are_measured_once_and_wrong_ones_are_told(figures, monkeypatch):
     assert [wrong.implementation for wrong in measured.wrong] == ["idle"]
     (value,) = measured.step(one_array(100))
     assert 0 < value.figure < 1e4
+    assert value.where == "adam float32 100"
+
+
+def test_a_case_can_be_measured_again(figures, monkeypatch):
+    monkeypatch.setattr(figures, "EFFORT", SHORT)
+    measured = figures.Measured([])
+    for forgotten, runs in [("another", 1), ("adam float32 100", 2)]:
+        measured.forget({forgotten})
+        for _ in range(2):
+            (value,) = measured.step(one_array(100))
+        assert len([r for r in measured.records if r.implementation == DEFAULT_CYOPT]) == runs
     assert value.where == "adam float32 100"
 
 
@@ -171,9 +195,11 @@ def test_the_report_prints_and_saves_every_bar(bars, monkeypatch, tmp_path, caps
     assert bars.report([], [], {"peer": "1.0"}, file) == 0
     printed = capsys.readouterr().out
     assert printed.count("does not hold") == 1
+    assert "measured again: broken, 1 threads, there: 0.500, 0.500, 0.500" in printed
     saved = json.loads(file.read_text())
     assert [(b["text"], b["reached"], b["where"]) for b in saved["bars"]] == [
         ("kept", 2.0, "here"),
         ("broken", 0.5, "there"),
     ]
+    assert [b["again"] for b in saved["bars"]] == [{}, {"there": [0.5] * 3}]
     assert saved["machine"]["peer"] == "1.0"
