@@ -30,7 +30,7 @@ from cyopt import _cpu
 from cyopt.bench import machine
 from cyopt.bench.cases import RULES
 from cyopt.bench.implementations import AS_WRITTEN, Implementation
-from cyopt.bench.report import digits, write_json
+from cyopt.bench.report import count, digits, write_json
 from cyopt.bench.timing import median
 from cyopt.bench.workloads import Workload, model, one_array
 from cyopt.runtime import Info
@@ -202,9 +202,9 @@ def cells(bar: Bar, value: Value | None) -> list[str]:
 
 def measured_again(row: Row) -> Iterator[str]:
     """The figures of each case that broke the bar when it was first measured."""
+    bar = f"{row.bar.text}, {count(row.bar.threads, 'thread')}"
     for case, found in row.broken().items():
-        figures = ", ".join(digits(figure) for figure in found)
-        yield f"measured again: {row.bar.text}, {row.bar.threads} threads, {case}: {figures}"
+        yield f"measured again: {bar}, {case}: {', '.join(digits(figure) for figure in found)}"
 
 
 def save(file: Path, about: Mapping[str, str], rows: Sequence[Row], measured: Measured) -> None:

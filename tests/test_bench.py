@@ -25,7 +25,7 @@ for library in ("cpuinfo", "matplotlib", "psutil", "rich"):
     pytest.importorskip(library, reason=needs_libraries)
 
 from cyopt import _cpu  # noqa: E402
-from cyopt.bench import _twin, compare, report  # noqa: E402
+from cyopt.bench import _twin, compare, implementations, report  # noqa: E402
 from cyopt.bench.implementations import TWIN, Subject, cyopt_and_twin, roof  # noqa: E402
 from cyopt.bench.report import Results, conclusion, duration  # noqa: E402
 from cyopt.bench.run import Record, fits, run_case  # noqa: E402
@@ -444,6 +444,12 @@ def test_cells_in_each_unit():
     assert cells == {"time": "2.00 us ", "ns": "2.00 ", "GB/s": "14.0 "}
     assert set(UNITS) == set(cells)
     assert report.cell(None, str).plain == ""
+
+
+def test_a_table_says_where_it_was_measured():
+    case = [record(implementations.ON_GPU, [1e-6] * 3), record(compare.DEFAULT_CYOPT, [1e-6] * 3)]
+    assert report.title(case, 1).plain == "adam float32, GPU, 28 bytes per element"
+    assert report.title(case[1:], 1).plain == "adam float32, 1 thread, 28 bytes per element"
 
 
 def test_figures_of_records():

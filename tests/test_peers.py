@@ -195,7 +195,7 @@ def test_the_report_prints_and_saves_every_bar(bars, monkeypatch, tmp_path, caps
     assert bars.report([], [], {"peer": "1.0"}, file) == 0
     printed = capsys.readouterr().out
     assert printed.count("does not hold") == 1
-    assert "measured again: broken, 1 threads, there: 0.500, 0.500, 0.500" in printed
+    assert "measured again: broken, 1 thread, there: 0.500, 0.500, 0.500" in printed
     saved = json.loads(file.read_text())
     assert [(b["text"], b["reached"], b["where"]) for b in saved["bars"]] == [
         ("kept", 2.0, "here"),

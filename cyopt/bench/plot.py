@@ -27,7 +27,7 @@ from cyopt.bench.implementations import (
     TRIAD,
     TWIN,
 )
-from cyopt.bench.report import count, digits
+from cyopt.bench.report import digits, runs_on
 from cyopt.bench.run import Record
 from cyopt.bench.workloads import MODELS, short
 from cyopt.extras import beside
@@ -104,7 +104,7 @@ def panels(
                 axes.set_axis_off()
                 continue
             draw(axes, here, threads, styles)
-            axes.set_title(f"{rule} {dtype}, {count(threads, 'thread')}")
+            axes.set_title(f"{rule} {dtype}, {runs_on(here, threads)}")
             handles, labels = axes.get_legend_handles_labels()
             legend |= dict(zip(labels, handles, strict=True))
         for axes in line[1:]:

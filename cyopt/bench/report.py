@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from cyopt.bench import compare
 from cyopt.bench.compare import find, times_faster
-from cyopt.bench.implementations import COPY, CYOPT, DAXPY, DEVICE_COPY, TRIAD, TWIN
+from cyopt.bench.implementations import COPY, CYOPT, DAXPY, DEVICE_COPY, ON_GPU, TRIAD, TWIN
 from cyopt.bench.run import Record, Wrong
 from cyopt.bench.workloads import MODELS
 
@@ -93,14 +93,20 @@ def tables(records: Sequence[Record], width: int, unit: str) -> Iterator[Group]:
             kind = [c for c in cases if (c[0].workload in MODELS) is models]
             for i in range(0, len(kind), most):
                 part = kind[i : i + most]
-                yield Group(title(part[0][0], threads), table(part, threads, unit), Text())
+                yield Group(title(part[0], threads), table(part, threads, unit), Text())
 
 
-def title(record: Record, threads: int) -> Text:
-    """The rule, the dtype and what a step moves."""
+def title(case: Sequence[Record], threads: int) -> Text:
+    """The rule, the dtype, where it runs, and what a step moves."""
+    record = case[0]
     size = record.bytes // record.elements
-    text = f"{record.rule} {record.dtype}, {count(threads, 'thread')}, {size} bytes per element"
+    text = f"{record.rule} {record.dtype}, {runs_on(case, threads)}, {size} bytes per element"
     return Text(text, "bold")
+
+
+def runs_on(records: Iterable[Record], threads: int) -> str:
+    """Such as 2 threads."""
+    return "GPU" if find(records, ON_GPU, threads) else count(threads, "thread")
 
 
 def count(n: int, noun: str) -> str:
