@@ -61,11 +61,22 @@ cdef void _count_step(int64_t *steps, const int64_t *completed, bint keyed) noex
     steps[0] = max(steps[0], completed[0]) if keyed else steps[0] + 1
 
 
-def perform(list calls, list pairs):
-    """Call functions (each with its arguments), then bytes into the first array of each pair."""
+def perform(list calls, list pairs, cnp.ndarray cell=None, cnp.ndarray known=None):
+    """Call functions (each with its arguments), then bytes into the first array of each pair. With
+    a `cell`, only if it still holds the bytes of `known`; returns whether it did."""
+    if cell is not None and memcmp(
+            cnp.PyArray_DATA(cell), cnp.PyArray_DATA(known), cnp.PyArray_NBYTES(cell)):
+        return False
     for function, args in calls:
         function(*args)
     _copy_bytes(pairs)
+    return True
+
+
+def raise_to(cnp.ndarray steps, int64_t least):
+    """Let an optimizer's steps be at least so many."""
+    cdef int64_t *total = <int64_t *>cnp.PyArray_DATA(steps)
+    total[0] = max(total[0], least)
 
 
 cdef int _copy_bytes(list pairs) except -1:

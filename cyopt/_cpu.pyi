@@ -4,8 +4,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cyopt.arrays import Array, Written
+from cyopt.given import Layout
 from cyopt.hyper import Hyper
-from cyopt.parameters import Layout, ParameterList
+from cyopt.parameters import ParameterList
 from cyopt.trees import Node
 
 Versions = list[tuple["Version", int]]
@@ -49,7 +50,10 @@ def count(counts: Counts, given: Counts, steps: Counts, keyed: bool) -> None: ..
 def perform(
     calls: list[tuple[Callable[..., Any], tuple[Any, ...]]],
     pairs: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
-) -> None: ...
+    cell: np.ndarray[Any, Any] | None = None,
+    known: np.ndarray[Any, Any] | None = None,
+) -> bool: ...
+def raise_to(steps: Counts, least: int) -> None: ...
 def assign(pairs: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]) -> None: ...
 def take_up(
     calls: list[tuple[Callable[..., Any], tuple[Any, ...]]],

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The binding to src_c: plans, pointers, the GIL. It does no array arithmetic and no checks but one:
-whether everything is as it was when `cyopt.parameters` checked it in full."""
+whether everything is as it was when `cyopt.given` checked it in full."""
 
 cimport cython
 cimport numpy as cnp

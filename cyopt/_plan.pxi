@@ -32,7 +32,7 @@ cdef ptrdiff_t GIL_BYTES = 16384
 cdef class Plan:
     """Addresses and sizes of a list of parameters, from which a step is one native call.
 
-    Made from arrays that `cyopt.parameters` has checked. `written` are the memory ranges that a
+    Made from arrays that `cyopt.given` has checked. `written` are the memory ranges that a
     step writes but for gradients. Three arrays are shared with the owner: `counts` has the completed
     steps of each parameter, `steps[0]` those of the optimizer, `measured` what the last step
     measured. With `keyed`, `steps` is the most that any of its plans has counted.
@@ -187,7 +187,7 @@ cdef class Plan:
         return _is_like(value, self._params[i], self._arrays[i].param)
 
     cdef bint _match_grad(self, object value, ptrdiff_t i, list kept) except -1:
-        """Take a gradient that needs no look by `cyopt.parameters`: None, or of its parameter's
+        """Take a gradient that needs no look by `cyopt.given`: None, or of its parameter's
         shape and of a type that can be read, apart from all that a step writes. If gradients are
         written too, only one that lies densely where the last one did."""
         if value is None:

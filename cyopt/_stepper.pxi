@@ -21,7 +21,8 @@ cdef class Stepper:
         have any strides and, without `zero_grads`, may be read-only. `params` is for an optimizer
         made without. With `norms`, `grad_norm`, `update_norm` and `param_norm` are measured.
         `stream` is for arrays on a GPU: where to step instead of on the current stream of the
-        library that owns them, and in no other order than that stream's.
+        library that owns them, and in no other order than that stream's; steps of one optimizer on
+        several streams are for the caller to order.
 
         Everything is checked before a byte is written; an exception leaves parameters, state and
         counters as they were. Raises TypeError or ValueError that names the argument.

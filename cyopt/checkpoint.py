@@ -14,9 +14,10 @@ from cyopt._version import __version__
 from cyopt.arrays import Array, as_array, as_own, assign, check_like, to_host
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.arrays import take_up as take_up_on_gpu
+from cyopt.given import Spec
 from cyopt.hyper import CHOICES, FLAGS, INITIAL, UNSAVED
 from cyopt.measured import NOT_MEASURED
-from cyopt.parameters import ParameterList, Spec
+from cyopt.parameters import ParameterList
 
 if TYPE_CHECKING:
     from cyopt.optimizer import Optimizer

@@ -19,8 +19,8 @@ import numpy as np
 from cyopt import checkpoint
 from cyopt._version import __version__
 from cyopt.arrays import Array, as_array, check_like
+from cyopt.given import Spec
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import Spec
 
 _FORMAT = "cyopt optimizer state"
 _VERSION = 1  # changes when an older cyopt would misread the file

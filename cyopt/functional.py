@@ -25,10 +25,11 @@ import numpy as np
 from cyopt import _cpu, calls, optimizers
 from cyopt.arrays import as_array_on, check_like, check_param, device_of, same_order
 from cyopt.cuda.libraries import is_on_gpu
+from cyopt.given import Layout, as_grads, as_params
 from cyopt.group import Group, layout
 from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number, is_scheduled
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import AVERAGE, Layout, as_grads, as_params, check_places
+from cyopt.parameters import AVERAGE, check_places
 
 
 def sgd_(

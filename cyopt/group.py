@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cyopt import _cpu, conventions, trees
+from cyopt.given import Layout
 from cyopt.hints import unknown_name
 from cyopt.hyper import (
     CHOICES,
@@ -26,7 +27,6 @@ from cyopt.hyper import (
     checked,
     scheduled_number,
 )
-from cyopt.parameters import Layout
 from cyopt.rules import RULES
 
 if TYPE_CHECKING:

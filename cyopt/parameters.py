@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,127 +13,21 @@ from cyopt import _cpu, trees
 from cyopt.arrays import (
     Array,
     Written,
-    as_array,
-    as_array_on,
     as_own,
-    check_apart,
-    check_like,
-    check_param,
-    check_read,
     check_written,
-    check_zeroed,
     device_name,
     device_of,
     distinct,
     full_like,
 )
 from cyopt.cuda.arrays import DeviceArray
+from cyopt.given import Layout, Spec, as_grads, as_params, as_same_params
 from cyopt.hyper import Hyper
 from cyopt.measured import Done
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Versions = list[tuple[_cpu.Version, int]]  # of the groups, when their hypers were taken
 AVERAGE = "average"  # the state that holds the parameter's average
-
-
-class Spec(NamedTuple):
-    """What a parameter was when its state was made, and must stay."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    c_order: bool
-    f_order: bool
-    device: int | None  # as of `device_of`
-
-    @classmethod
-    def of(cls, array: Array) -> Spec:
-        """What `array` is."""
-        orders = array.flags.c_contiguous, array.flags.f_contiguous
-        return cls(array.shape, array.dtype, *orders, device_of(array))
-
-    def __str__(self) -> str:
-        order = "C" if self.c_order else "Fortran"
-        place = f" on {device_name(self.device)}" if self.device is not None else ""
-        return f"{self.dtype.name} of shape {self.shape} in {order} order{place}"
-
-
-class Layout(NamedTuple):
-    """What a group keeps for each parameter, and does with its gradient."""
-
-    slots: tuple[str, ...]  # of the rule's state in order, "" where this variant uses none
-    initial: Mapping[str, float]  # state -> its starting value
-    averages: bool
-    average_from_zeros: bool
-    zero_grads: bool
-    cast_grads: bool
-    capturable: bool
-
-
-def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
-    """The parameters as arrays that a step may write."""
-    arrays: list[Array] = []
-    for value, name in zip(values, names, strict=True):
-        array = as_array(value, f"parameter {name!r}", written=True)
-        check_param(array, f"parameter {name!r}")
-        if arrays and device_of(array) != device_of(arrays[0]):
-            raise ValueError(
-                f"parameter {name!r} is on {device_name(device_of(array))} and {names[0]!r} is on"
-                f" {device_name(device_of(arrays[0]))}; make an optimizer for each device"
-            )
-        arrays.append(array)
-    return arrays
-
-
-def as_same_params(
-    values: Sequence[Any], names: Sequence[str], specs: Sequence[Spec]
-) -> list[Array]:
-    """The parameters as arrays, if they are what they were."""
-    params = as_params(values, names)
-    for array, spec, name in zip(params, specs, names, strict=True):
-        new = Spec.of(array)
-        order_kept = (new.c_order and spec.c_order) or (new.f_order and spec.f_order)
-        same = (new.shape, new.dtype, new.device) == (spec.shape, spec.dtype, spec.device)
-        if not same or not order_kept:
-            raise ValueError(
-                f"parameter {name!r} is now {new}; it was {spec} when its state was made;"
-                " make a new optimizer for new parameters"
-            )
-    return params
-
-
-def as_grad(
-    value: Any, name: str, like: Array | Spec, layout: Layout, written: Written
-) -> Array | None:
-    """The gradient of a parameter like this as an array that a step can read; None skips."""
-    if value is None:
-        return None
-    what = f"gradient of {name!r}"
-    if isinstance(value, np.float32 | np.float64) and not layout.zero_grads:
-        value = np.asarray(value)  # what NumPy makes of 0-d arrays
-    # A view: nobody else can change its shape while it is read.
-    device = like.device if isinstance(like, Spec) else device_of(like)
-    array = as_array_on(value, device, what, layout.zero_grads).view()
-    cast = layout.cast_grads and array.dtype == np.float64
-    check_like(array, like.shape, array.dtype if cast else like.dtype, what)
-    check_read(array, what, written)
-    if layout.zero_grads:
-        check_zeroed(array, what)
-    return array
-
-
-def as_grads(
-    values: Sequence[Any],
-    names: Sequence[str],
-    likes: Sequence[Array | Spec],
-    layouts: Sequence[Layout],
-    written: Written,
-) -> list[Array | None]:
-    """The gradients of all parameters, checked in full; those that are set to zero are apart."""
-    grads = [as_grad(*row, written) for row in zip(values, names, likes, layouts, strict=True)]
-    if any(layout.zero_grads for layout in layouts):
-        places = [f"gradient of {name!r}" for name in names]
-        check_apart(grads, places, [layout.zero_grads for layout in layouts])
-    return grads
 
 
 class ParameterList:
@@ -192,6 +86,11 @@ class ParameterList:
     def size(self) -> int:
         """The numbers of all parameters together."""
         return sum(math.prod(spec.shape) for spec in self.specs)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a GPU alone knows something of the last step."""
+        return self.device is not None and self.plan is not None and self.plan.is_pending
 
     def fetch(self) -> None:
         """Take up counters and norms that are known on a GPU only."""
@@ -263,8 +162,8 @@ class ParameterList:
         checked = as_grads(given, self.names, self.specs, self.layout_of, plan.written)
         if self.device is None and not all(isinstance(value, np.ndarray) for value in values):
             self.plan = None  # DLPack's addresses are good for one step
-        done = plan.run(checked, norms, *where)  # after it nothing may fail
-        return done
+        done = plan.run(checked, norms, *where)
+        return done  # nothing may fail after the step
 
     def params(self, values: Sequence[Any]) -> list[Array]:
         """The parameters as arrays, if they are what they were when their state was made."""

@@ -25,8 +25,8 @@ from cyopt.hyper import Hyper
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 if TYPE_CHECKING:
+    from cyopt.given import Layout
     from cyopt.optimizer import Optimizer
-    from cyopt.parameters import Layout
 
     Opt = TypeVar("Opt", bound=Optimizer)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cyopt.arrays import Array
+from cyopt.cuda.arrays import DeviceArray
 from cyopt.hints import unknown_name
 from cyopt.parameters import AVERAGE, ParameterList
 
@@ -45,6 +46,8 @@ class Averages(Mapping[str, Array]):
         if AVERAGE not in self._state[name]:
             raise KeyError(f"parameter {name!r} has no average; make its group with ema=0.999")
         average = self._state[name][AVERAGE]
+        if isinstance(average, DeviceArray):
+            return average.read_only()
         average.flags.writeable = False
         return average
 

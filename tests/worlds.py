@@ -18,8 +18,8 @@ from test_bits import content, shifted
 
 import cyopt
 from cyopt.arrays import DTYPES
+from cyopt.given import Spec
 from cyopt.hyper import is_scheduled
-from cyopt.parameters import Spec
 
 ERRORS = (TypeError, ValueError, AttributeError, BufferError, RuntimeError)
 COUNT = collections.Counter()  # of what was run, for a line at the end

@@ -6,7 +6,7 @@
     primitives  what kernels are made of; simulated: the same for Numba's simulator
     compiler    text -> cubin; cache: cubins in memory and on disk
     libraries   how torch's, CuPy's and other arrays are asked; arrays: one class for all of them
-    driver      all that touches a GPU
+    driver      the calls of the CUDA driver
     tables      what a kernel reads about the arrays of a list
     gather      gradients of other strides or dtype, made dense
     measure     kernels that measure and decide; decision: what they need, and their order

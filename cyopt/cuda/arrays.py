@@ -40,7 +40,7 @@ class DeviceArray:
     def __init__(self, where: np.ndarray[Any, Any], device: int, owner: Any) -> None:
         self.where, self.device, self.owner = where, device, owner
         form = where.dtype, where.shape, where.strides, where.flags.writeable, device
-        self.identity: libraries.Identity = self.address, *form  # never changes
+        self.identity: libraries.Identity = self.address, *form  # nobody changes `where`
 
     @classmethod
     def of(cls, value: Any, what: str) -> DeviceArray:
@@ -128,20 +128,26 @@ class DeviceArray:
 
     @property
     def flags(self) -> Any:
-        """Of the place: contiguity, alignment, whether it may be written."""
-        return self.where.flags
+        """Of the place: contiguity, alignment, whether it may be written; not to be set."""
+        return self.where.view().flags
 
     def view(self) -> DeviceArray:
         """Another one over the same memory."""
         return DeviceArray(self.where.view(), self.device, self.owner)
+
+    def read_only(self) -> DeviceArray:
+        """Another one over the same memory, which no step may write."""
+        where = self.where.view()
+        where.flags.writeable = False
+        return DeviceArray(where, self.device, self.owner)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
-            "data": (self.address, not self.flags.writeable),
-            "strides": None if self.flags.c_contiguous else self.strides,
+            "data": (self.address, not self.where.flags.writeable),
+            "strides": None if self.where.flags.c_contiguous else self.strides,
             "version": 3,
         }
 

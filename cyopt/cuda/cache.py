@@ -96,4 +96,6 @@ def kernel(source: Source, ordinal: int) -> Any:
             f" {driver.INSTALL}"
         ) from error
     with device.beside_captures():
-        return ObjectCode.from_cubin(code).get_kernel(compiler.entry(code))
+        kernel = ObjectCode.from_cubin(code).get_kernel(compiler.entry(code))
+        device.load(kernel)
+    return kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -48,13 +48,6 @@ from cyopt.hyper import Hyper
 Numbers = np.ndarray[Any, Any]
 DTYPES = ("float32", "float64")
 _MOST_GIVEN = 8  # sets of parameters with a gradient whose tables stay
-
-
-class Unknown(NamedTuple):
-    """That the GPU alone knows what the last step measured, and `Plan.fetch` has to take it up."""
-
-    counts: bool  # and whether it counted
-    mark: float  # stands in `measured` until then: below what a norm may be
 
 
 def hyper_numbers(hyper: Hyper, copies: bool, count: int | None) -> list[float]:

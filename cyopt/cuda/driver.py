@@ -1,6 +1,7 @@
-"""The CUDA driver, by way of cuda.bindings and cuda.core: all that touches a GPU.
+"""The CUDA driver, by way of cuda.bindings and cuda.core.
 
-Imported without them, they are asked for when the first array on a GPU comes along.
+All that touches a GPU, but for cubins (cache.py) and the starts of kernels (_launch.pxi). Imported
+without these packages, they are asked for when the first array on a GPU comes along.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _check(driver: Any, result: tuple[Any, ...]) -> Any:
     if status != driver.CUresult.CUDA_SUCCESS:
         name, text = driver.cuGetErrorName(status)[1], driver.cuGetErrorString(status)[1]
         if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-            raise MemoryError("the GPU has no memory left")
+            raise MemoryError("the GPU, or the host's memory that it reads, has no room left")
         raise RuntimeError(f"the CUDA driver says {name.decode()}: {text.decode()}")
     return values[0] if values else None
 
@@ -105,7 +106,12 @@ class Memory:
 
     def __init__(self, address: int, device: int) -> None:
         self.address = address
-        weakref.finalize(self, _free, address, device)
+        _when_gone(self, _free, address, device)
+
+
+def _when_gone(owner: object, free: Callable[..., None], *where: int) -> None:
+    """Free memory with its owner; not at the process's end, which may be that of a fork's child."""
+    weakref.finalize(owner, free, *where).atexit = False
 
 
 def _free(address: int, ordinal: int) -> None:
@@ -127,7 +133,7 @@ class Device:
         self.compute_capability = tuple(self._core.compute_capability)
 
     def __enter__(self) -> None:
-        # With one GPU nothing else can be current, once something is.
+        # With one GPU another context is current only where a program makes its own.
         if not (self._single and getattr(self._local, "entered", False)):
             _call("cuCtxPushCurrent", self._context)
 
@@ -218,6 +224,10 @@ class Device:
         """A copy on the default stream, to be called: it runs no bytecode, and returns 0."""
         return _compiled_copy(), (target, source, nbytes, LEGACY_STREAM)
 
+    def load(self, kernel: Any) -> None:
+        """Load a kernel's code now: the first launch would, and may lack the memory mid-step."""
+        _call("cuFuncLoad", _call("cuKernelGetFunction", int(kernel.handle)))
+
     def launch(
         self, kernel: Any, blocks: int, stream: int, integers: Sequence[int], *rounded: Any
     ) -> _cpu.Launch:
@@ -233,7 +243,7 @@ class Pinned:
         self.address = address
         numbers = (ctypes.c_int64 * math.prod(shape)).from_address(address)
         self.array = np.ctypeslib.as_array(numbers).reshape(shape)
-        weakref.finalize(self, _free_host, address, device)
+        _when_gone(self, _free_host, address, device)
 
 
 def _free_host(address: int, ordinal: int) -> None:

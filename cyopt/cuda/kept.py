@@ -18,7 +18,7 @@ from cyopt.hyper import Hyper, check_rounded
 from cyopt.measured import PENDING, Done
 
 if TYPE_CHECKING:
-    from cyopt.parameters import Layout
+    from cyopt.given import Layout
 
 _MOST = 64  # plans; each is some tables on the GPU, and dense copies of strided gradients
 _plans: dict[Hashable, list[KeptPlan]] = {}
@@ -40,11 +40,11 @@ class KeptPlan(Plan):
                     array.owner = None
         others = [plan for plan in _plans.get(key, ()) if not plan.lies_at(arrays)]
         _plans[key] = [*others, self]
-        if sum(map(len, _plans.values())) > _MOST:
-            oldest = next(iter(_plans))
-            _plans[oldest] = _plans[oldest][1:]
-            if not _plans[oldest]:
-                del _plans[oldest]
+        if sum(map(len, list(_plans.values()))) > _MOST:
+            oldest = next(iter(list(_plans)))
+            # Out of the table first: while the GPU is waited for, another thread may be here.
+            if rest := _plans.pop(oldest, [])[1:]:
+                _plans[oldest] = rest
 
     def lies_at(self, arrays: list[Any]) -> bool:
         """Whether these arrays lie where the first ones did."""
@@ -93,7 +93,7 @@ class KeptPlan(Plan):
                 check_rounded(hyper, dtype)
             self.set_hypers([hyper])
         self._counts[:] = step - 1
-        self._current, self._unknown = False, None  # the caller knows the count
+        self._current, self._pending[:] = False, 0  # the caller knows the count
         self._lent = params
 
     def _lend(self, grads: Sequence[Any]) -> None:

@@ -7,15 +7,17 @@ nothing about its current stream.
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from cyopt import _cpu
 
-LEGACY_STREAM = 1  # the default stream, which waits for all others and they for it
+# The default stream: it waits for all others and they for it, but for those that are made not to,
+# as torch's are.
+LEGACY_STREAM = 1
 
 
 # What torch does for the imaginary part of a conjugate.
@@ -102,8 +104,8 @@ def stream_handle(stream: Any) -> int:
         handle = next((getattr(stream, n) for n in names if hasattr(stream, n)), stream)
         handle = getattr(handle, "value", handle)  # of ctypes
     try:
-        number = int(handle or 0)
-    except (TypeError, ValueError):
+        number = operator.index(handle or 0)
+    except TypeError:
         number = -1
     if number < 0 or isinstance(stream, bool):
         raise TypeError(
@@ -190,7 +192,7 @@ def _cupy_interface(value: Any, what: str) -> dict[str, Any]:
 
 
 # Its memory and dtype are its own for life; `a.shape = ...` sets shape and strides.
-_cupy_identity = attrgetter("data.ptr", "shape", "strides", "dtype", "data.device_id")
+_cupy_identity = operator.attrgetter("data.ptr", "shape", "strides", "dtype", "data.device_id")
 
 
 def _cupy_stream(value: Any, device: int) -> int:

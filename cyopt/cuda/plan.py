@@ -13,17 +13,10 @@ from cyopt.arrays import Written
 from cyopt.cuda import driver, libraries
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.batches import Batch, launches, most_chunks, options
-from cyopt.cuda.decision import Decision, Unknown
+from cyopt.cuda.decision import Decision
 from cyopt.cuda.driver import Call
 from cyopt.cuda.gather import Gatherer, is_dense_like
-from cyopt.cuda.layout import (
-    AVERAGE,
-    COLUMNS,
-    GRAD,
-    PARAM,
-    SIZE,
-    STATE,
-)
+from cyopt.cuda.layout import AVERAGE, COLUMNS, GRAD, PARAM, SIZE, STATE
 from cyopt.cuda.moved import Moved
 from cyopt.cuda.source import Variant
 from cyopt.cuda.streams import Streams, check_capture
@@ -32,7 +25,7 @@ from cyopt.hyper import Hyper
 from cyopt.measured import NOT_MEASURED, PENDING, Done
 
 if TYPE_CHECKING:
-    from cyopt.parameters import Layout
+    from cyopt.given import Layout
 
 _NOTHING = np.array(NOT_MEASURED)
 _STEPS = count(1)
@@ -98,7 +91,9 @@ class Plan:
         self._norms = self._measures = self._decides = False
         self._capturable = any(layout.capturable for layout in layouts)
         self.captured = False  # whether a CUDA graph holds a step, and repeats it unseen
-        self._unknown: Unknown | None = None
+        # What the GPU alone knows: the mark in `measured` of the last step of which that is so; and
+        # a number while it alone counts, since it does. 0: nothing.
+        self._pending = np.zeros(2)
         self._versions: list[tuple[_cpu.Version, int]] | None = None
 
     def set_hypers(
@@ -145,8 +140,10 @@ class Plan:
         if addresses is not known.addresses:
             if self._gathered or not self._moved.can_be_read(given, addresses):
                 return None
+            self._known_grads = None  # an interrupt leaves it so until both have the addresses
             self._rows.set(addresses, np.s_[:, GRAD])
             known.addresses = addresses
+            self._known_grads = known
         return self._streams.run(stream, self._check_capture, self._launch)
 
     def same_params(self, values: list[Any]) -> bool:
@@ -243,8 +240,8 @@ class Plan:
         calls = self._begin_averages(stream) if self._copied else []
         calls += self._gather(stream) if self._gathered else []
         calls += [self._update(batch, stream) for batch in self._batches]
-        _cpu.perform([*calls, self._count()], [(self._measured, _NOTHING)])
-        self._unknown = None
+        told = [(self._measured, _NOTHING), (self._pending, np.zeros(2))]
+        _cpu.perform([*calls, self._count()], told)
         return True
 
     def _decided(self, stream: int, captured: bool) -> Done:
@@ -266,11 +263,15 @@ class Plan:
         calls = self._calls[stream]
         self._upload(stream, captured)
         decision.upload(stream, captured)
-        mark = -1.0 - next(_STEPS)
-        self._unknown, self.captured = Unknown(unseen, mark), self.captured or captured
+        number = float(next(_STEPS))
+        mark, since = -1.0 - number, float(self._pending[1] or number) if unseen else 0.0
+        self.captured = self.captured or captured
         self._current = unseen  # else the host's are right, should what follows not come to its end
-        marked = (self._measured, np.array([mark, -1, -1, 0], np.float64))
-        _cpu.perform(calls if unseen else [*calls, self._count()], [marked])
+        told = [
+            (self._measured, np.array([mark, -1, -1, 0], np.float64)),
+            (self._pending, np.array([mark, since])),
+        ]
+        _cpu.perform(calls if unseen else [*calls, self._count()], told)
         self._current = True
         return PENDING if unseen else True
 
@@ -296,25 +297,33 @@ class Plan:
 
     def _fetch_counts(self) -> None:
         """Wait for the GPU if it alone knows the counts."""
-        if self._unknown is not None and self._unknown.counts:
+        if self._pending[1]:
             self.fetch()
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether the GPU alone knows something of the last step."""
+        return bool(self._pending[0])
+
     def fetch(self) -> None:
-        """Wait for the GPU, and take up what the last steps measured and whether they counted."""
-        unknown = self._unknown
-        if unknown is None or self._decision is None:
+        """Wait for the GPU, and take up what the last steps measured and whether they counted.
+
+        Another thread may step, fetch or load at any time meanwhile: each part is taken up only
+        where it is still what the GPU alone knows.
+        """
+        pending = self._pending.copy()
+        mark, since = pending[:1], pending[1:]
+        if not mark[0] or self._decision is None:
             return
         counts, steps, measured = self._decision.read()
+        if since[0]:
+            raised = [(_cpu.raise_to, (self._steps, counts[0] if self._keyed else steps))]
+            _cpu.perform(raised, [(self._counts, counts)], self._pending[1:], since)
         # A later step of another list may have measured since. When a replay was, nobody knows.
-        is_last = self.captured or self._measured[0] == unknown.mark
-        pairs = [(self._measured, measured)] if is_last else []
-        if unknown.counts:
-            now = counts[0] if self._keyed else steps
-            pairs += [(self._counts, counts), (self._steps, np.maximum(self._steps, now))]
-        _cpu.perform([], pairs)
-        # Another thread may have made a step meanwhile.
-        if not self.captured and self._unknown is unknown:
-            self._unknown = None
+        unless = () if self.captured else (self._measured[:1], mark)
+        _cpu.perform([], [(self._measured, measured)], *unless)
+        if not self.captured:
+            _cpu.perform([], [(self._pending, np.zeros(2))], self._pending, pending)
 
     def _update(self, batch: Batch, stream: int) -> Call:
         """The launch of a batch, whose kernel takes scalars where the host knows the step."""

@@ -23,10 +23,11 @@ from cyopt.distributed.exchange import Exchange
 from cyopt.distributed.failure import Watch, end_job_on_errors
 from cyopt.distributed.layout import flat, lines
 from cyopt.distributed.share import Share
+from cyopt.given import as_grads, as_same_params
 from cyopt.group import current_params, hypers_at
 from cyopt.hyper import Hyper
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import AVERAGE, as_grads, as_same_params
+from cyopt.parameters import AVERAGE
 
 StrPath = str | os.PathLike[str]
 
