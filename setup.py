@@ -76,7 +76,7 @@ def extension(name: str, pyx: str, sources: list[str], macros: list[str]) -> Ext
     )
 
 
-threads = ["CYOPT_NO_THREADS"] if os.environ.get("CYOPT_NO_THREADS", "0") != "0" else []
+threads = ["CYOPT_NO_THREADS"] if os.environ.get("CYOPT_NO_THREADS", "0") not in ("", "0") else []
 BENCH = "cyopt/bench"
 setup(
     ext_modules=cythonize(

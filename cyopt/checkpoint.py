@@ -17,7 +17,8 @@ from cyopt.cuda.arrays import take_up as take_up_on_gpu
 from cyopt.given import Spec
 from cyopt.hyper import CHOICES, FLAGS, INITIAL, UNSAVED
 from cyopt.measured import NOT_MEASURED
-from cyopt.parameters import ParameterList
+from cyopt.parameters import AVERAGE, ParameterList
+from cyopt.rules import RULES
 
 if TYPE_CHECKING:
     from cyopt.optimizer import Optimizer
@@ -77,6 +78,8 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
     for parameters in lists:
         parameters.check_free()
         _check_entries(parameters, state)
+    for name in set(state) - known:
+        _check_waiting(opt, state[name], repr(name))
     places = [place for parameters in lists for place in _places(parameters, state)]
     places += [(opt._steps, saved["steps"]), (opt._measured, NOT_MEASURED)]
     # Copies: what is saved may be this optimizer's own arrays.
@@ -207,8 +210,9 @@ def _schedules(value: Any) -> list[Any]:
 
 def same_names(where: str, saved: Mapping[Any, Any], own: Any) -> None:
     """What was saved has the names that this optimizer has."""
+    known = set(own)
     missing = [name for name in own if name not in saved]
-    extra = [name for name in saved if name not in set(own)]
+    extra = [name for name in saved if name not in known]
     if missing or extra:
         raise ValueError(
             f"state_dict {where} does not fit: it lacks {missing!r} and has {extra!r},"
@@ -222,6 +226,16 @@ def _check_entries(parameters: ParameterList, waiting: Mapping[str, Any]) -> Non
         if name not in waiting:
             continue
         checked_entry(waiting[name], state, spec, repr(name))
+
+
+def _check_waiting(opt: Optimizer, entry: Mapping[str, Any], name: str) -> None:
+    """What can be told of saved state whose parameter is not there yet."""
+    (group,) = opt.groups
+    slots = [slot for slot in RULES[group.rule].state if slot]
+    slots += [AVERAGE] if group.ema is not None else []
+    same_names(f"state[{name}]", entry, ["step", *slots])
+    likes = [as_array(entry[slot], f"state_dict state[{name}][{slot!r}]") for slot in slots[:1]]
+    checked_entry(entry, slots, Spec.of(likes[0] if likes else np.zeros(())), name)
 
 
 def checked_entry(

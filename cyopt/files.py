@@ -18,7 +18,7 @@ import numpy as np
 
 from cyopt import checkpoint
 from cyopt._version import __version__
-from cyopt.arrays import Array, as_array, check_like
+from cyopt.arrays import Array, as_array
 from cyopt.given import Spec
 from cyopt.optimizer import Optimizer
 
@@ -104,7 +104,7 @@ def fitting(path: StrPath) -> Iterator[None]:
 
 
 def _take_up(opt: Optimizer, saved: Mapping[str, Any]) -> None:
-    check_made(opt, saved)
+    check_made(opt, _kinds(opt), saved)
     checkpoint.load_state_dict(opt, saved)
 
 
@@ -123,9 +123,7 @@ def content(
         kind = kinds.get(name)  # None while state waits for its parameter
         parameters.append({"name": name, "step": step, "array": kind, "state": list(entry)})
         for slot, value in entry.items():
-            what = f"state[{name!r}][{slot!r}]"
-            array = arrays[f"{i}.{slot}"] = as_array(value, what)
-            check_like(array, array.shape, array.dtype, what)  # NumPy would pickle other objects
+            arrays[f"{i}.{slot}"] = as_array(value, f"state[{name!r}][{slot!r}]")
     header = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -183,8 +181,7 @@ def _replace(path: str, arrays: Mapping[str, Any]) -> None:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(OSError):  # who may read it stays as it was
-            os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
+        _keep_access(path, temporary)
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -193,6 +190,16 @@ def _replace(path: str, arrays: Mapping[str, Any]) -> None:
             error.filename = path  # what the caller knows
         raise
     _sync_folder(folder)
+
+
+def _keep_access(path: str, temporary: str) -> None:
+    """Who may read the file stays as it was, and whose it is where that can be given away."""
+    with contextlib.suppress(OSError):
+        before = os.stat(path)
+        if hasattr(os, "chown"):
+            with contextlib.suppress(OSError):
+                os.chown(temporary, before.st_uid, before.st_gid)
+        os.chmod(temporary, stat.S_IMODE(before.st_mode))
 
 
 def _sync_folder(folder: str) -> None:
@@ -222,7 +229,7 @@ def read(path: StrPath) -> dict[str, Any]:
                 raise ValueError(f"its format is {header['format']!r}")
             if header["version"] == _VERSION:
                 return {**header, "state": _state(header["parameters"], archive)}
-    except MemoryError:
+    except (MemoryError, TimeoutError):  # of a signal handler: the bytes are here already
         raise
     except Exception as error:  # what zipfile, NumPy and json raise for any bytes is not written
         raise ValueError(
@@ -245,15 +252,16 @@ def _state(parameters: Iterable[Mapping[str, Any]], archive: Mapping[str, Array]
     }
 
 
-def check_made(opt: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Check what a state_dict lacks: rules, and the parameters that these keep no state of."""
+def check_made(
+    opt: Optimizer, kinds: Mapping[Any, Mapping[str, Any]], saved: Mapping[str, Any]
+) -> None:
+    """Check what a state_dict lacks: rules, and of what `kinds` the parameters are."""
     rules, own = saved["rules"], rules_of(opt)
     if (saved["optimizer"], rules) != (type(opt).__name__, own):
         raise ValueError(
             f"it is of {saved['optimizer']} with the rules {rules}; this optimizer is"
             f" {type(opt).__name__} with {own}: load it into one made as the saved one was"
         )
-    kinds = _kinds(opt)
     for name, parameter in zip(saved["state"], saved["parameters"], strict=True):
         kind = parameter["array"]
         if kind and kind != kinds.get(name, kind):

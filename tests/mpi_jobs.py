@@ -349,6 +349,30 @@ def fewer():
         dp.step([np.ones(3)])
 
 
+def turns():
+    """Two optimizers in turn, of which one rank steps the second once less."""
+    first, second = (DataParallel(cyopt.SGD([np.ones(3)]), COMM) for _ in range(2))
+    for i in range(5):
+        first.step([np.ones(3)])
+        if i == 3 and COMM.rank == 1:
+            return
+        second.step([np.ones(3)])
+
+
+def resumed():
+    """Optimizers that have other state on each rank go on from that of rank 0."""
+    for shard in (False, True):
+        params, opt = made(cyopt.Adam, "mixed", ema=0.5)
+        opt.step({name: np.full_like(p, COMM.rank + 1) for name, p in params.items()})
+        dp = DataParallel(opt, COMM, shard=shard)
+        expected, alone = made(cyopt.Adam, "mixed", ema=0.5)
+        for size in (1, 3):
+            alone.step({name: np.full_like(p, size) for name, p in expected.items()})
+        dp.step({name: np.full_like(p, 3) for name, p in params.items()})
+        same_everywhere(params, expected, dp, alone)
+    print("same", flush=True)
+
+
 def unbound():
     DataParallel(cyopt.SGD() if COMM.rank == 1 else cyopt.SGD([np.ones(3)]), COMM)
 

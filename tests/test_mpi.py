@@ -44,7 +44,7 @@ def said(done):
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-@pytest.mark.parametrize("job", ["bits", "overlap", "memory", "checks"])
+@pytest.mark.parametrize("job", ["bits", "overlap", "memory", "checks", "resumed"])
 def test_jobs(job, ranks):
     word = {"memory": "kept", "checks": "found"}.get(job, "same")
     assert said(mpi(ranks, "mpi_jobs.py", job)) == [word] * ranks
@@ -154,7 +154,7 @@ def test_a_rank_that_raises_ends_the_job(job, message):
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("job", ["exits", "fewer"])
+@pytest.mark.parametrize("job", ["exits", "fewer", "turns"])
 def test_a_rank_that_ends_before_the_others_ends_the_job(job):
     done = mpi(3, "mpi_jobs.py", job)
     assert done.returncode != 0

@@ -210,7 +210,7 @@ def test_what_cannot_be_compiled_is_refused_in_python(optimizer, message):
         hyper(optimizer, np.float32)
 
 
-@pytest.mark.parametrize("dtype", ["float16", np.int64, ">f4"])
+@pytest.mark.parametrize("dtype", ["float16", np.int64, ">f4", "foo", None])
 def test_of_which_type_the_parameters_are(dtype):
     with pytest.raises(TypeError, match="float32 or float64"):
         hyper(ADAM, dtype)

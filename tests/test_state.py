@@ -1,6 +1,7 @@
 """state_dict, load_state_dict, pickle, deepcopy; repr, info, like, names: what is kept and said."""
 
 import copy
+import os
 import pickle
 import re
 
@@ -354,3 +355,48 @@ def test_like_is_another_constructor():
     with pytest.raises(ValueError, match="before it clips"):
         cyopt.Adam.like("thinc", weight_decay=0.1, decoupled_weight_decay=False)
     cyopt.Adam.like("thinc", weight_decay=0.1, decoupled_weight_decay=False, clip_norm=None)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"step": -1},
+        {"step": "3"},
+        {"step": 1, "exp_avg": np.ones(2)},
+        {"step": 1, "exp_avg": np.ones(2), "exp_avg_sq": np.ones(3)},
+        {"step": 1, "exp_avg": np.ones(2), "exp_avg_sq": np.ones(2, np.float32)},
+        {"step": 1, "exp_avg": np.ones(2, int), "exp_avg_sq": np.ones(2, int)},
+        {"step": 1, "exp_avg": np.ones(2), "exp_avg_sq": np.ones(2), "average": np.ones(2)},
+    ],
+    ids=str,
+)
+def test_state_that_waits_is_refused_where_it_fits_no_parameter(broken):
+    opt = cyopt.Adam(lr=0.5)
+    saved = {**cyopt.Adam(lr=0.25).state_dict(), "state": {"w": broken}}
+    with pytest.raises((TypeError, ValueError), match="'w'"):
+        opt.load_state_dict(saved)
+    assert opt.lr == 0.5
+    assert not opt.state_dict()["state"]
+
+
+def test_a_signal_handlers_timeout_is_not_taken_for_a_damaged_file(tmp_path, monkeypatch):
+    cyopt.save(cyopt.Adam(), tmp_path / "opt.npz")
+
+    def late(*args, **kwargs):
+        raise TimeoutError("job is out of time")
+
+    monkeypatch.setattr(np, "load", late)
+    with pytest.raises(TimeoutError, match="out of time"):
+        cyopt.load(cyopt.Adam(), tmp_path / "opt.npz")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root alone gives away")
+def test_a_file_stays_its_owners(tmp_path):
+    path = tmp_path / "opt.npz"
+    cyopt.save(cyopt.Adam(), path)
+    os.chown(path, 65534, 65534)
+    os.chmod(path, 0o640)
+    cyopt.save(cyopt.Adam(), path)
+    kept = path.stat()
+    assert (kept.st_uid, kept.st_gid, kept.st_mode & 0o777) == (65534, 65534, 0o640)

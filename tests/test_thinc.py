@@ -218,3 +218,25 @@ def test_thincs_own_tests_of_optimizers(monkeypatch):
         monkeypatch.setattr(f"thinc.api.{name}", getattr(ours, name))
     monkeypatch.delitem(sys.modules, spec.name, raising=False)
     assert pytest.main(["-q", "-p", "no:cacheprovider", "-W", "default", spec.origin]) == 0
+
+
+def test_arrays_that_are_not_alike_are_thincs_matter():
+    average = np.zeros((2, 2), np.float32, order="F")
+    stepped = []
+    for module in (host, ours):
+        optimizer = module.Adam(0.1)
+        optimizer.averages[(0, "W")] = average.copy(order="F")
+        for _ in range(3):
+            optimizer((0, "W"), np.ones((2, 2), np.float32), np.ones((2, 2), np.float32))
+        stepped.append(optimizer.averages[(0, "W")])
+    assert (stepped[0] != 0).all()
+    assert close(stepped[1], stepped[0], MORE_UNITS)
+    weights = np.ones((2, 3), np.float32)
+    with pytest.raises(ValueError, match="broadcast"):
+        ours.SGD(0.1)((0, "W"), weights, np.ones((3, 2), np.float32))
+    assert (weights == 1).all()
+
+
+def test_errors_name_the_key():
+    with pytest.raises(ValueError, match=r"^\(0, 'W'\): lr is -1.0"):
+        ours.Adam(-1.0)((0, "W"), np.ones(2, np.float32), np.ones(2, np.float32))

@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import cyopt  # noqa: E402
+from cyopt.integrations import _tensors  # noqa: E402
 from cyopt.integrations import torch as ours  # noqa: E402
 
 THEIRS = {"foreach": False}
@@ -199,8 +200,8 @@ def test_sgd_without_momentum_keeps_no_state():
 @pytest.mark.parametrize("exchange", [True, False])
 def test_counters_that_cannot_be_changed_are_refused_before_the_step(exchange, monkeypatch):
     if not exchange:
-        monkeypatch.setattr(ours, "_EXCHANGE", None)
-    elif ours._EXCHANGE is None:
+        monkeypatch.setattr(_tensors, "_EXCHANGE", None)
+    elif _tensors._EXCHANGE is None:
         pytest.skip("torch is older than 2.10")
     w = leaf(2)
     opt = ours.Adam([w])
@@ -245,3 +246,51 @@ def test_tensors_that_numpy_cannot_read():
     ):
         with pytest.raises(TypeError, match=r"gradient of '0' is a torch.Tensor that cannot be"):
             cyopt.sgd_(w, grad)
+
+
+def of_one(**kwargs):
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    return param, ours.Adam([param], lr=0.5, **kwargs)
+
+
+def test_counters_are_on_the_cpu_whatever_the_default_device():
+    param, opt = of_one()
+    with torch.device("meta"):
+        opt.step()
+    assert opt.state[param]["step"].device.type == "cpu"
+    opt.step()
+    assert opt.state[param]["step"] == 2
+
+
+def test_a_compiled_function_steps():
+    param, opt = of_one()
+
+    def train():
+        (param * param).sum().backward()
+        opt.step()
+        opt.zero_grad()
+
+    torch.compile(train, backend="eager")()
+    assert (param == 0.5).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_counter_that_counts_nothing(value):
+    param, opt = of_one()
+    opt.step()
+    opt.state[param]["step"] = torch.tensor(value)
+    with pytest.raises((TypeError, ValueError), match=r"step is .*; expected a"):
+        opt.step()
+
+
+@pytest.mark.parametrize(
+    "param",
+    [torch.ones(2, dtype=torch.bfloat16), torch.tensor([1j, 2j]).conj().imag],
+    ids=["bfloat16", "negated"],
+)
+def test_a_parameter_whose_memory_torch_does_not_show(param):
+    param = param.detach().requires_grad_()
+    param.grad = torch.ones_like(param)
+    with pytest.raises(TypeError, match=r"a tensor of the step is a Tensor of torch\..*float32"):
+        ours.SGD([param], lr=1.0).step()

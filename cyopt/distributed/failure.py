@@ -13,6 +13,7 @@ from typing import Any
 from mpi4py import MPI
 
 _installed: list[Any] = []
+_watches: list[Watch] = []
 
 
 def end_job_on_errors(comm: Any) -> None:
@@ -43,17 +44,18 @@ class Watch:
     def __init__(self, comm: Any) -> None:
         self._comm = comm.Dup()
         self._others = [rank for rank in range(comm.size) if rank != comm.rank]
-        atexit.register(self._leave)  # before mpi4py ends MPI
+        if not _watches:
+            atexit.register(_leave)  # before mpi4py ends MPI
+        _watches.append(self)
 
-    def _leave(self) -> None:
-        """Tell all others, and wait until they have ended as well, as MPI would."""
-        if MPI.Is_finalized():
-            return
-        nothing = bytearray()
-        requests = [self._comm.Isend(nothing, rank) for rank in self._others]
+    def tell(self) -> list[Any]:
+        """Begin to tell all others that this rank has ended."""
+        return [self._comm.Isend(bytearray(), rank) for rank in self._others]
+
+    def wait_for_others(self) -> None:
+        """Until they have ended as well, as MPI would."""
         for rank in self._others:
-            self._comm.Recv(nothing, rank)
-        MPI.Request.Waitall(requests)
+            self._comm.Recv(bytearray(), rank)
 
     def wait(self, request: Any) -> None:
         """Until a communication of all ranks is done.
@@ -69,3 +71,13 @@ class Watch:
                     f"rank {status.source} has ended, but this one makes another step; make as many"
                     " on all ranks"
                 )
+
+
+def _leave() -> None:
+    """Tell the others of all watches before any is waited for, as they may be in a step of any."""
+    if MPI.Is_finalized():
+        return
+    requests = [request for watch in _watches for request in watch.tell()]
+    for watch in _watches:
+        watch.wait_for_others()
+    MPI.Request.Waitall(requests)

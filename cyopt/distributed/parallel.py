@@ -37,11 +37,11 @@ class DataParallel:
 
     `opt` is an optimizer of cyopt that is bound to parameters on the CPU, made alike on all ranks;
     from then on steps are made here. `comm` is a communicator of mpi4py. At the start all get the
-    parameters of rank 0. With `shard` each rank keeps and updates the state of its share alone, as
-    ZeRO's first stage does. Parameters have the same bits on all ranks after each step, and with
-    `shard` those that they have without, where the reduced gradients are the same. `bucket_bytes`
-    is how much is reduced at once; docs/scaling.md says when more is better. Every `check_every`
-    steps the bits are compared.
+    parameters and averages of rank 0 and, if it has made steps, its state. With `shard` each rank
+    keeps and updates the state of its share alone, as ZeRO's first stage does. Parameters have the
+    same bits on all ranks after each step, and with `shard` those that they have without, where the
+    reduced gradients are the same. `bucket_bytes` is how much is reduced at once; docs/scaling.md
+    says when more is better. Every `check_every` steps the bits are compared.
 
     Groups, schedules, `clip_norm`, `skip_nonfinite` and `ema` act on the mean gradient. An error
     that nobody catches on one rank ends the job, and so does a rank that ends before the others.
@@ -98,8 +98,9 @@ class DataParallel:
         self._params: list[Array] = []  # which others here share
         self._follow()
         self._lines = lines(self._params, comm.size, bucket_bytes) if self._params else []
-        averages = [state[AVERAGE] for state in whole.state if AVERAGE in state]
-        for array in [*self._params, *averages]:
+        begun = whole.counts.any()  # else the state is the same everywhere, but averages may not be
+        state = [a for own in whole.state for s, a in own.items() if begun or s == AVERAGE]
+        for array in [*self._params, *state]:
             for first in range(0, array.nbytes, bucket_bytes):
                 self._comm.Bcast(flat(array).view(np.uint8)[first : first + bucket_bytes])
         self._exchange = Exchange(self._comm, self._lines, self._params, shard)
@@ -226,6 +227,11 @@ class DataParallel:
     def state_dict(self) -> dict[str, Any] | None:
         """On rank 0 the whole optimizer's `state_dict`, on others None; every rank calls it."""
         if self._share:
+            if self._exchange.packed:
+                raise ValueError(
+                    "gradients were handed over by ready() already, and with shard a state_dict is"
+                    " put together by messages that could meet theirs; ask for it after step()"
+                )
             return self._share.state_dict()
         return self._opt.state_dict() if self._comm.rank == 0 else None
 
@@ -262,5 +268,5 @@ class DataParallel:
         """
         saved = files.read(path)
         with files.fitting(path):
-            files.check_made(self._opt, saved)
+            files.check_made(self._opt, files.kinds_of(self._names, self._specs), saved)
             self.load_state_dict(saved)

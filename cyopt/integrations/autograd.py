@@ -10,10 +10,10 @@ Each function has `grad(x, i)`, which gives the gradient at iteration i, of the 
 keep: copies, whose changes do not count. The result is float64, and a number becomes a 0-d array,
 as in autograd. sgd gives autograd's bits; the others round in another order.
 
-Not as in autograd: float32 parameters are float64 from the first iteration on, not the second;
-complex and extended ones are refused; gradients must have their parameters' shapes, and do not flow
-through the optimizer (to hyperparameters, say). Raises TypeError or ValueError that names the
-parameter or the hyperparameter, in cyopt's spelling.
+Not as in autograd: parameters of other real types, such as float32 or int, are float64 from the
+first iteration on, not the second; complex and extended ones are refused; gradients must have their
+parameters' shapes, and do not flow through the optimizer (to hyperparameters, say). Raises
+TypeError or ValueError that names the array, or the hyperparameter in cyopt's spelling.
 """
 
 from __future__ import annotations
@@ -120,13 +120,17 @@ def _run(
     return x
 
 
-def _mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
-    """The tree with `function` of each leaf; of the types that autograd takes apart."""
+def _mapped(function: Callable[..., Any], tree: Tree, where: str = "") -> Tree:
+    """The tree with `function` of each leaf; of the types that autograd takes apart.
+
+    With `where`, what the tree is called, the function is told which leaf it is.
+    """
     if type(tree) is dict:
-        return {key: _mapped(function, child) for key, child in tree.items()}
+        return {k: _mapped(function, x, where and f"{where}[{k!r}]") for k, x in tree.items()}
     if type(tree) in (list, tuple):
-        return type(tree)([_mapped(function, child) for child in tree])
-    return function(tree)
+        leaves = [_mapped(function, x, where and f"{where}[{i}]") for i, x in enumerate(tree)]
+        return type(tree)(leaves)
+    return function(tree, where) if where else function(tree)
 
 
 def _own(array: Array) -> Array:
@@ -136,15 +140,15 @@ def _own(array: Array) -> Array:
 def _float64(tree: Tree, what: str) -> Tree:
     """The tree with a float64 array for each real array or number; others are refused."""
 
-    def convert(leaf: Any) -> Array:
+    def convert(leaf: Any, where: str) -> Array:
         if isbox(leaf):
             raise TypeError(
-                f"{what} has autograd's {type(leaf).__name__}, but gradients do not flow through"
+                f"{where} is autograd's {type(leaf).__name__}, but gradients do not flow through"
                 " cyopt's step; use autograd.misc.optimizers there"
             )
         number = isinstance(leaf, numbers.Real)
-        array = np.asarray(leaf) if number else as_array(leaf, f"a leaf of {what}")
+        array = np.asarray(leaf) if number else as_array(leaf, where)
         safe = np.can_cast(array.dtype, np.float64)
         return array.astype(np.float64, copy=False) if safe else array
 
-    return _mapped(convert, tree)
+    return _mapped(convert, tree, what)

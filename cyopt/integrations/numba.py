@@ -80,7 +80,11 @@ def hyper(optimizer: cyopt.Optimizer, dtype: Any) -> np.ndarray[Any, Any]:
     """
     if not isinstance(optimizer, cyopt.Optimizer):
         raise TypeError(f"optimizer is {optimizer!r}; expected one, such as cyopt.Adam(lr=1e-3)")
-    if np.dtype(dtype) not in DTYPES:
+    try:
+        known = dtype is not None and np.dtype(dtype) in DTYPES
+    except TypeError:
+        known = False
+    if not known:
         raise TypeError(f"dtype is {dtype!r}; expected the parameters', float32 or float64")
     if len(optimizer.groups) != 1:
         raise TypeError(f"optimizer has {len(optimizer.groups)} groups; pass one with one group")

@@ -6,11 +6,14 @@ An `Optimizer` is thinc's own class with another step: its schedules, counters, 
 are thinc's, in thinc's places. A step clips the gradient, updates the moments, the weights and the
 average and zeroes the gradient in one pass over memory.
 
-Not by cyopt, but by thinc's own method: RAdam, arrays that are not NumPy's or not contiguous in C
-order, and `L2` that is no weight decay beside clipping, which thinc adds before it clips.
-The last bits differ from thinc's, which rounds 1 - beta to float32 and sums the norm with its BLAS.
-A gradient with a NaN is set to zero after the step, where thinc leaves NaN in it. A step that cyopt
-refuses (an array of another type, say) raises before anything has changed.
+Not by cyopt, but by thinc's own method: RAdam, arrays that are not NumPy's, not contiguous in C
+order or not of their weights' shape, and `L2` that is no weight decay beside clipping, which thinc
+adds before it clips. thinc rounds 1 - beta to float32, which moves the second moment by up to 1e-5,
+and sums the norm with its BLAS; else the last bits differ. Where the norm is NaN, thinc does not
+clip, and cyopt makes all of that array NaN; where it is beyond float32, thinc's is infinite. SGD
+zeroes a gradient with a NaN, where thinc leaves NaN in it. A step that cyopt refuses (an array of
+another type, say) raises before anything has changed, with the key and, for numbers, cyopt's names:
+lr for learn_rate, weight_decay for L2, clip_norm for grad_clip.
 """
 
 from typing import Any
@@ -50,7 +53,7 @@ class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types her
         plain = betas == (0.0, 0.0)
         if (
             self.use_radam
-            or not (_is_plain(weights) and _is_plain(gradient))
+            or not self._are_alike(key, weights, gradient)
             or (added and numbers["clip_norm"])
             or not (plain or min(betas) > 0)
         ):
@@ -65,16 +68,31 @@ class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types her
             numbers["ema"] = None
         numbers.update(step=done + 1, zero_grads=True, like="thinc")
         arrays = weights.reshape(-1), gradient.reshape(-1)
-        if plain:
-            cyopt.sgd_(*arrays, **numbers)
-        else:
-            moments = [self._state(mom, key, arrays[0]) for mom in (self.mom1, self.mom2)]
-            cyopt.adam_(*arrays, *moments, betas=betas, eps=self._now("eps", key), **numbers)
+        moments = [self._state(mom, key, arrays[0]) for mom in (self.mom1, self.mom2)]
+        try:
+            if plain:
+                cyopt.sgd_(*arrays, **numbers)
+            else:
+                cyopt.adam_(*arrays, *moments, betas=betas, eps=self._now("eps", key), **numbers)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{key!r}: {error}") from error
+        if not plain:
             self.mom1[key], self.mom2[key] = moments
         if average is not None:
             self.averages[key] = average
         self.nr_update[key] = done + 1
         return weights, gradient
+
+    def _are_alike(self, key: Any, weights: Any, gradient: Any) -> bool:
+        """Whether all arrays of this key are NumPy's, dense and of one shape.
+
+        The step refuses other sizes; flattened, it would not notice other shapes.
+        """
+        average = (self.averages or {}).get(key)
+        arrays = [weights, gradient] if average is None else [weights, gradient, average]
+        return all(
+            _is_plain(a) and (a.shape == weights.shape or a.size != weights.size) for a in arrays
+        )
 
     def _now(self, name: str, key: Any) -> float:
         """A number at this step: thinc 9 has a schedule in its place, thinc 8 the number itself."""

@@ -7,16 +7,20 @@ and `.to(...)` are followed. A graph that a step has made stale raises in `backw
 
 All parameters of a group that have made as many steps are one native call, in one pass over memory;
 on a GPU one launch. Gradients may have any strides. The result is that of torch's single-tensor
-implementation but for the order of operations, so for the last bits.
+implementation but for the order of operations, so for the last bits; for subnormal numbers, which
+are zero (`cyopt.set_subnormals`); and for hyperparameters that are float32 tensors, which are taken
+as Python's numbers, where torch computes with them in float32. `torch.compile` leaves a step out.
 
 Not as in torch: `foreach`, `fused`, `capturable` and `differentiable` are refused where they are
 True (but loading and unpickling set the first two to None: they say how another optimizer stepped).
 So are tensors elsewhere than on a CPU or NVIDIA GPU, sparse gradients, types other than float32 and
-float64, parameters with gaps or in each other's memory, and numbers that `cyopt.Adam` and its
-fellows refuse: an `lr` below 0 or infinite, decay rates that are or round to 1, dampening below 0
-or beside Nesterov's momentum. An `lr` that a scheduler's rounding has left just below 0 is 0. State
+float64, subclasses that are more than their memory (DTensor), parameters that are negated views,
+have gaps or lie in each other's memory, and numbers that `cyopt.Adam` and its fellows refuse: an
+`lr` below 0 or infinite, decay rates that are or round to 1, dampening below 0 or beside Nesterov's
+momentum. An `lr` that a scheduler's rounding has left just below 0 is 0. State
 in another order in memory than its parameter is copied into that order. A step that is refused
-changes nothing of the parameters of that call; calls before it, of other groups, have been made.
+changes nothing of the parameters of that call; calls before it, of other groups or of parameters
+that have made fewer or more steps, have been made, and errors number the parameters of their call.
 Each tensor costs about 2.5 us of Python beside the arithmetic, as in torch's fused step, and thrice
 that with torch before 2.10; in `cyopt.Adam(tensors).step(grads)` on a GPU 0.3 us.
 """
@@ -25,14 +29,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import chain, compress, count
+from itertools import compress, count
 from operator import ne, not_
 from typing import Any, ClassVar
 
-import numpy as np
-
 import cyopt
-from cyopt import _cpu
 from cyopt.integrations import require
 
 # The first whose AdamW has Adam's groups.
@@ -41,13 +42,17 @@ require("torch", "2.7", "torch")
 import torch  # noqa: E402
 from torch.autograd.graph import increment_version  # noqa: E402
 
-# Those that are their memory and no more; subclasses may be.
-_PLAIN = {torch.Tensor, torch.nn.Parameter}
-_TABLE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch 2.10
-_EXCHANGE = None if _TABLE is None else _cpu.Exchange.of(_TABLE)
-_is_neg, _device = torch.Tensor.is_neg, torch.Tensor.get_device
-_is_contiguous, _strides = torch.Tensor.is_contiguous, torch.Tensor.stride
-_ZERO = torch.tensor(0.0, dtype=torch.float32, device="cpu")
+from cyopt.integrations._tensors import (  # noqa: E402
+    ZERO,
+    add_one,
+    arrays_of,
+    integers,
+    is_alike,
+    is_contiguous,
+    number,
+)
+
+_device, _strides = torch.Tensor.get_device, torch.Tensor.stride
 _REFUSED = ("foreach", "fused", "capturable", "differentiable")
 _FLAGS = ("maximize", "nesterov", "decoupled_weight_decay")
 
@@ -63,6 +68,7 @@ class _Steps:
     param_groups: list[dict[str, Any]]
     state: Any
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would trace into NumPy
     def step(self, closure: Any = None) -> Any:
         """Update all parameters that have a gradient; returns what `closure` gives, if any.
 
@@ -89,7 +95,7 @@ class _Steps:
 
     def _numbers(self, group: dict[str, Any]) -> dict[str, Any]:
         """The hyperparameters of cyopt's function, as Python's own numbers."""
-        numbers = {name: _number(group[name]) for name in self._same if name in group}
+        numbers = {name: number(group[name]) for name in self._same if name in group}
         numbers.update({name: bool(group[name]) for name in _FLAGS if name in group})
         numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
         if -1e-9 * float(group.get("initial_lr", 0.0)) < numbers["lr"] < 0:
@@ -115,7 +121,7 @@ class _Steps:
             calls[place].append(i)
         for (done, _), members in calls.items():
             own = {name: [column[i] for i in members] for name, column in columns.items()}
-            type(self)._function(**_arrays(own), step=done + 1, **numbers)
+            type(self)._function(**arrays_of(own), step=done + 1, **numbers)
             self._count([states[i] for i in members])
             self.state.update({params[i]: states[i] for i in changed.intersection(members)})
             increment_version([params[i] for i in members])
@@ -133,7 +139,7 @@ class _Steps:
         new, changed = list(map(not_, states)), set()
         for i in compress(count(), new):
             states[i] = {}
-        dense = all(map(_is_contiguous, params))
+        dense = all(map(is_contiguous, params))
         for slot in slots:
             column = columns[slot] = [state.get(slot) for state in states]
             for i in compress(count(), [array is None for array in column]):
@@ -145,10 +151,10 @@ class _Steps:
                 new[i], column[i] = True, self._first(params[i])
                 states[i] = {**states[i], slot: column[i]}
                 changed.add(i)
-            if dense and all(map(_is_contiguous, column)):
+            if dense and all(map(is_contiguous, column)):
                 continue
             for i in compress(count(), map(ne, map(_strides, column), map(_strides, params))):
-                if _is_alike(column[i], params[i]):
+                if is_alike(column[i], params[i]):
                     like = torch.empty_like(params[i], memory_format=torch.preserve_format)
                     column[i] = like.copy_(column[i].detach())
                     states[i] = {**states[i], slot: column[i]}
@@ -160,85 +166,15 @@ class _Steps:
         value = self.defaults.get("initial_accumulator_value", 0.0)
         return torch.full_like(param, value, memory_format=torch.preserve_format)
 
-    # Reading a tensor of one number, or adding one to it, takes torch a microsecond.
-
     def _done(self, states: Sequence[dict[str, Any]], new: Sequence[bool]) -> list[int]:
         """How many steps parameters with these states have made."""
-        counters = [state.get("step", _ZERO) for state in states]
-        done = _EXCHANGE.integers(counters) if _EXCHANGE and _are_plain(counters) else None
-        return list(map(_integer, counters)) if done is None else done
+        return integers([state.get("step", ZERO) for state in states])
 
     def _count(self, states: Sequence[dict[str, Any]]) -> None:
         for state in states:
             if "step" not in state:
-                state["step"] = torch.tensor(0.0, dtype=torch.float32)
-        counters = [state["step"] for state in states]
-        if not (_EXCHANGE and _are_plain(counters) and _EXCHANGE.count(counters)):
-            torch._foreach_add_(counters, 1)
-
-
-def _arrays(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Parameters, their gradients and state: as NumPy has the same memory, or on a GPU."""
-    # Dense in another order of dimensions, as channels_last.
-    for i in compress(count(), map(not_, map(_is_contiguous, columns["param"]))):
-        strides = columns["param"][i].stride()
-        axes = np.argsort([-stride for stride in strides], kind="stable").tolist()
-        for column in columns.values():
-            column[i] = column[i].detach().permute(axes)
-    if any(map(_is_neg, columns["grad"])):
-        columns["grad"] = [grad.resolve_neg() for grad in columns["grad"]]
-    if columns["param"][0].is_cuda:
-        return columns
-    n, tensors = len(columns["param"]), list(chain(*columns.values()))
-    arrays = _EXCHANGE.arrays(tensors) if _EXCHANGE and _are_plain(tensors) else None
-    if arrays is None:
-        arrays = [_numpy(tensor) for tensor in tensors]
-    return {name: arrays[n * k : n * (k + 1)] for k, name in enumerate(columns)}
-
-
-def _are_plain(tensors: list[Any]) -> bool:
-    """Whether they are what lies in their memory."""
-    return set(map(type, tensors)) <= _PLAIN and not any(map(_is_neg, tensors))
-
-
-def _integer(counter: Any) -> int:
-    """The steps that a counter tells, to which one can be added."""
-    is_dense = isinstance(counter, torch.Tensor) and counter.layout is torch.strided
-    is_real = is_dense and counter.dtype is not torch.bool and not counter.is_complex()
-    if is_real and counter.numel() == 1 and not counter.is_neg() and not _is_fixed(counter):
-        return int(counter)
-    raise TypeError(
-        f"the state's step is {counter!r}; expected a tensor of one number, such as"
-        " torch.tensor(0.0), as load_state_dict makes it"
-    )
-
-
-def _is_alike(state: Any, param: Any) -> bool:
-    """Whether it is like its parameter in all but its strides."""
-    kinds = [(tensor.shape, tensor.dtype, tensor.device) for tensor in (state, param)]
-    return bool(kinds[0] == kinds[1])
-
-
-def _is_fixed(tensor: Any) -> bool:
-    """Whether torch refuses to change it in place."""
-    made_for_inference = tensor.is_inference() and not torch.is_inference_mode_enabled()
-    return bool(made_for_inference or (tensor.requires_grad and tensor.is_leaf))
-
-
-def _number(value: Any) -> Any:
-    """A hyperparameter without tensors."""
-    if isinstance(value, tuple | list):
-        return tuple(map(_number, value))
-    return value.item() if isinstance(value, torch.Tensor) else value
-
-
-def _numpy(tensor: Any) -> np.ndarray[Any, Any]:
-    """By torch's own way, which takes longer and tells what is wrong."""
-    plain = tensor.detach() if tensor.requires_grad else tensor
-    array: np.ndarray[Any, Any] = plain.numpy()
-    if array.size and not tensor.data_ptr():
-        raise ValueError("a tensor has no memory: its storage was resized to 0; give it some first")
-    return array
+                state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
+        add_one([state["step"] for state in states])
 
 
 class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types here
