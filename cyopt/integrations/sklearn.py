@@ -42,12 +42,12 @@ def accelerate() -> Iterator[None]:
 
     What cyopt refuses scikit-learn's own method does: momentum 0 or 1, a parameter that is
     read-only, state that is float64 beside float32 parameters, a momentum or learning rate of
-    NumPy's types beside them. It also updates optimizers that have a method of their own, by a
-    subclass or because somebody else has put it there.
+    NumPy's types beside them. Optimizers whose method is their own, by a subclass or because
+    somebody else has put it there, are updated by that.
 
     State is updated in place, where scikit-learn makes new arrays at each step, and NumPy does not
-    warn of an overflow. In the state, numbers below 2.2e-308 (float32: 1.2e-38) become zero, unless
-    `cyopt.set_subnormals("keep")`.
+    warn of an overflow. In weights and state, numbers below 2.2e-308 (float32: 1.2e-38) become zero,
+    unless `cyopt.set_subnormals("keep")`.
 
     The processes that joblib starts by default, for `n_jobs=2`, run scikit-learn's own methods,
     with the same results in float64. To accelerate them as well, let each begin with `on`:
