@@ -73,10 +73,13 @@ def perform(list calls, list pairs, cnp.ndarray cell=None, cnp.ndarray known=Non
     return True
 
 
-def raise_to(cnp.ndarray steps, int64_t least):
-    """Let an optimizer's steps be at least so many."""
-    cdef int64_t *total = <int64_t *>cnp.PyArray_DATA(steps)
-    total[0] = max(total[0], least)
+def raise_to(cnp.ndarray counts, cnp.ndarray least):
+    """Let each count be at least so much."""
+    cdef int64_t *own = <int64_t *>cnp.PyArray_DATA(counts)
+    cdef int64_t *other = <int64_t *>cnp.PyArray_DATA(least)
+    cdef ptrdiff_t i
+    for i in range(cnp.PyArray_SIZE(counts)):
+        own[i] = max(own[i], other[i])
 
 
 cdef int _copy_bytes(list pairs) except -1:

@@ -117,13 +117,13 @@ cdef class Exchange:
         return arrays
 
     def integers(self, list tensors):
-        """The whole parts of float32 tensors of one number in host memory; None if one is anything
-        else."""
+        """The whole parts of float32 tensors of one number from 0 in host memory; None if one is
+        anything else."""
         cdef list found = []
         cdef float *number
         for value in tensors:
             number = self._number(value)
-            if number == NULL or not -TOO_LARGE < number[0] < TOO_LARGE:
+            if number == NULL or not 0 <= number[0] < TOO_LARGE:
                 return None
             found.append(<int64_t>number[0])
         return found

@@ -234,8 +234,18 @@ def _check_waiting(opt: Optimizer, entry: Mapping[str, Any], name: str) -> None:
     slots = [slot for slot in RULES[group.rule].state if slot]
     slots += [AVERAGE] if group.ema is not None else []
     same_names(f"state[{name}]", entry, ["step", *slots])
-    likes = [as_array(entry[slot], f"state_dict state[{name}][{slot!r}]") for slot in slots[:1]]
-    checked_entry(entry, slots, Spec.of(likes[0] if likes else np.zeros(())), name)
+    arrays = []
+    for slot in slots:
+        what = f"state_dict state[{name}][{slot!r}]"
+        arrays.append(array := as_array(entry[slot], what))
+        check_like(array, array.shape, array.dtype, what)
+    kinds = [f"{slot} of {a.dtype} {a.shape}" for slot, a in zip(slots, arrays, strict=True)]
+    if len({(array.dtype, array.shape) for array in arrays}) > 1:
+        raise ValueError(
+            f"state_dict state[{name}] has {', '.join(kinds)}; expected one dtype and shape, those"
+            " of its parameter: load the state that was saved"
+        )
+    checked_entry(entry, slots, Spec.of(arrays[0] if arrays else np.zeros(())), name)
 
 
 def checked_entry(

@@ -36,8 +36,9 @@ def save(opt: Optimizer, path: StrPath) -> None:
     are schedules, but that there was one is. `path` gets no ending added; `numpy.load` reads it.
 
     The new file is complete and on disk before it takes the name: until then the old one is as it
-    was, whatever happens. Only a process that is killed can leave a second file beside it, whose
-    name is .cyopt-*.tmp and which may be deleted.
+    was, whatever happens; its folder must be writable, and a file that is write-protected is
+    replaced as well. Only a process that is killed can leave a second file beside it, whose name is
+    .cyopt-*.tmp and which may be deleted.
 
     Raises TypeError, before anything is written, for a key of `update` that is not made of str, int
     and tuples; ValueError if `path` is there and not a file; OSError if it cannot be written.

@@ -210,14 +210,17 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
             waiting = checkpoint.beside(parameters, self._waiting) if new else self._waiting
             done = parameters.step(tree, grads, self._structure, hypers, versions, norms, stream)
         except BaseException:
-            if new and self._steps[0] == before and not self._is_pending(None):
+            if new and not self._is_pending(None) and self._steps[0] == before:
                 self._lists.pop(None, None)
             raise
         self._waiting = waiting
         return done
 
     def _is_pending(self, key: Hashable) -> bool:
-        """Whether a step of this list was made that a GPU alone counts."""
+        """Whether a step of this list was made that a GPU alone counts.
+
+        Asked before the list's count is looked at, as another thread may fetch it meanwhile.
+        """
         return key in self._lists and self._lists[key].is_pending
 
     def _begin(self, params: Any) -> None:
@@ -243,7 +246,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
             waiting = checkpoint.beside(parameters, self._waiting) if new else self._waiting
             parameters.step(param, grad, None, hypers, versions, False)
         except BaseException:
-            if new and parameters.counts[0] == before and not self._is_pending(key):
+            if new and not self._is_pending(key) and parameters.counts[0] == before:
                 self._lists.pop(key, None)
             raise
         self._waiting = waiting

@@ -176,3 +176,36 @@ def test_a_stream_that_is_no_handle(gpu, stream):
     opt, grads = one()
     with pytest.raises(TypeError, match=r"stream is .*; expected a stream of torch"):
         opt.step(grads, stream=stream)
+
+
+def test_a_reader_that_is_late_lowers_no_count(gpu, monkeypatch):
+    """It has read the first step's counts, and takes them up while another fetches the second's."""
+    params = [HostArray(np.ones(4, np.float32)) for _ in range(2)]
+    grads = [[HostArray(np.ones(4, np.float32))] for _ in range(2)]
+    opt = cyopt.Adam([{"params": [params[0]], "skip_nonfinite": True}, {"params": [params[1]]}])
+    opt.step(grads)
+    has_read, may_go_on = threading.Event(), threading.Event()
+    reader = threading.Thread(target=lambda: opt.steps)
+    download, perform = gpu.download, cyopt._cpu.perform
+
+    def slow(host, address):
+        download(host, address)
+        if threading.current_thread() is reader:
+            has_read.set()
+            may_go_on.wait()
+
+    def interleaved(calls, pairs, *guard):
+        done = perform(calls, pairs, *guard)
+        if guard and threading.current_thread() is not reader:
+            may_go_on.set()
+            reader.join()
+        return done
+
+    monkeypatch.setattr(gpu, "download", slow)
+    reader.start()
+    has_read.wait()
+    opt.step(grads)
+    monkeypatch.setattr(cyopt._cpu, "perform", interleaved)
+    opt.step([[None], grads[1]])  # which the host counts
+    assert opt.steps == 3
+    assert [own["step"] for own in opt.state_dict()["state"].values()] == [2, 3]

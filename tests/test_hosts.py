@@ -9,7 +9,7 @@ from run_python import run_python
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "cyopt" / "integrations"
-HOSTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+HOSTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem[0] != "_")
 REQUIRE = re.compile(r'^require\("([\w-]+)", "([\d.]+)", "(\w+)"\)$', re.M)
 
 

@@ -33,8 +33,11 @@ def both(run):
 def test_adagrad_begins_where_it_was_told_to_also_later():
     def run(module):
         a, b = leaf(2), leaf(2)
-        opt = module.Adagrad([a], lr=0.1, initial_accumulator_value=1.0)
-        opt.add_param_group({"params": [b]})
+        groups = [{"params": [p]} for p in (a, b)]
+        later = [groups.pop()] if module is ours else []  # of which torch 2.9 makes no state
+        opt = module.Adagrad(groups, lr=0.1, initial_accumulator_value=1.0)
+        for group in later:
+            opt.add_param_group(group)
         steps(opt, [a, b])
         return [*a.tolist(), *b.tolist(), *opt.state[b]["sum"].tolist()]
 

@@ -309,7 +309,7 @@ class Plan:
         """Wait for the GPU, and take up what the last steps measured and whether they counted.
 
         Another thread may step, fetch or load at any time meanwhile: each part is taken up only
-        where it is still what the GPU alone knows.
+        where the GPU still knows it, and no count becomes less, as another may have read later.
         """
         pending = self._pending.copy()
         mark, since = pending[:1], pending[1:]
@@ -317,8 +317,9 @@ class Plan:
             return
         counts, steps, measured = self._decision.read()
         if since[0]:
-            raised = [(_cpu.raise_to, (self._steps, counts[0] if self._keyed else steps))]
-            _cpu.perform(raised, [(self._counts, counts)], self._pending[1:], since)
+            total = counts[:1] if self._keyed else np.array([steps])
+            pairs = [(self._counts, counts), (self._steps, total)]
+            _cpu.perform([(_cpu.raise_to, pair) for pair in pairs], [], self._pending[1:], since)
         # A later step of another list may have measured since. When a replay was, nobody knows.
         unless = () if self.captured else (self._measured[:1], mark)
         _cpu.perform([], [(self._measured, measured)], *unless)

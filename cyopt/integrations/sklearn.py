@@ -46,8 +46,8 @@ def accelerate() -> Iterator[None]:
     somebody else has put it there, are updated by that.
 
     State is updated in place, where scikit-learn makes new arrays at each step, and NumPy does not
-    warn of an overflow. In weights and state, numbers below 2.2e-308 (float32: 1.2e-38) become zero,
-    unless `cyopt.set_subnormals("keep")`.
+    warn of an overflow. In weights and state, numbers below 2.2e-308 (float32: 1.2e-38) become
+    zero, unless `cyopt.set_subnormals("keep")`.
 
     The processes that joblib starts by default, for `n_jobs=2`, run scikit-learn's own methods,
     with the same results in float64. To accelerate them as well, let each begin with `on`:

@@ -68,16 +68,15 @@ class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types her
             numbers["ema"] = None
         numbers.update(step=done + 1, zero_grads=True, like="thinc")
         arrays = weights.reshape(-1), gradient.reshape(-1)
-        moments = [self._state(mom, key, arrays[0]) for mom in (self.mom1, self.mom2)]
         try:
             if plain:
                 cyopt.sgd_(*arrays, **numbers)
             else:
+                moments = [self._state(mom, key, arrays[0]) for mom in (self.mom1, self.mom2)]
                 cyopt.adam_(*arrays, *moments, betas=betas, eps=self._now("eps", key), **numbers)
+                self.mom1[key], self.mom2[key] = moments
         except (TypeError, ValueError) as error:
             raise type(error)(f"{key!r}: {error}") from error
-        if not plain:
-            self.mom1[key], self.mom2[key] = moments
         if average is not None:
             self.averages[key] = average
         self.nr_update[key] = done + 1
