@@ -350,12 +350,10 @@ def fewer():
 
 
 def turns():
-    """Two optimizers in turn, of which one rank steps the second once less."""
+    """Two optimizers in turn; one rank ends while others wait in the one that was made first."""
     first, second = (DataParallel(cyopt.SGD([np.ones(3)]), COMM) for _ in range(2))
-    for i in range(5):
+    for _ in range(4 if COMM.rank == 1 else 5):
         first.step([np.ones(3)])
-        if i == 3 and COMM.rank == 1:
-            return
         second.step([np.ones(3)])
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cyopt.given import Layout
 
 _NOTHING = np.array(NOT_MEASURED)
+_NOT_PENDING = np.zeros(2)
 _STEPS = count(1)
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
@@ -93,7 +94,7 @@ class Plan:
         self.captured = False  # whether a CUDA graph holds a step, and repeats it unseen
         # What the GPU alone knows: the mark in `measured` of the last step of which that is so; and
         # a number while it alone counts, since it does. 0: nothing.
-        self._pending = np.zeros(2)
+        self._pending = _NOT_PENDING.copy()
         self._versions: list[tuple[_cpu.Version, int]] | None = None
 
     def set_hypers(
@@ -240,7 +241,7 @@ class Plan:
         calls = self._begin_averages(stream) if self._copied else []
         calls += self._gather(stream) if self._gathered else []
         calls += [self._update(batch, stream) for batch in self._batches]
-        told = [(self._measured, _NOTHING), (self._pending, np.zeros(2))]
+        told = [(self._measured, _NOTHING), (self._pending, _NOT_PENDING)]
         _cpu.perform([*calls, self._count()], told)
         return True
 
@@ -324,7 +325,7 @@ class Plan:
         unless = () if self.captured else (self._measured[:1], mark)
         _cpu.perform([], [(self._measured, measured)], *unless)
         if not self.captured:
-            _cpu.perform([], [(self._pending, np.zeros(2))], self._pending, pending)
+            _cpu.perform([], [(self._pending, _NOT_PENDING)], self._pending, pending)
 
     def _update(self, batch: Batch, stream: int) -> Call:
         """The launch of a batch, whose kernel takes scalars where the host knows the step."""
