@@ -1,6 +1,9 @@
-"""An optimizer on the stand-in of a GPU beside one on the CPU."""
+"""Optimizers on the stand-in of a GPU: beside one on the CPU, alone, and interrupted."""
+
+import contextlib
 
 import numpy as np
+import pytest
 from gpu_of_host import HostArray
 from same_bits import same_bits, same_optimizers
 
@@ -34,3 +37,24 @@ class Pair:
         for a, b in zip(self.host, self.expected, strict=True):
             assert same_bits(a, b)
         same_optimizers(self.opt, self.cpu)
+
+
+def one(**options):
+    """An optimizer of one parameter, and its gradient."""
+    param, grad = np.ones(4, np.float32), np.ones(4, np.float32)
+    return cyopt.Adam([HostArray(param)], **options), [HostArray(grad)]
+
+
+@contextlib.contextmanager
+def interrupt_behind_the_step(monkeypatch):
+    """In this block a step is interrupted as soon as it is made, before Python goes on."""
+    perform = cyopt._cpu.perform
+
+    def interrupted(calls, pairs):
+        perform(calls, pairs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cyopt._cpu, "perform", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            yield

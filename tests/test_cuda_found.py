@@ -8,18 +8,12 @@ import types
 import numpy as np
 import pytest
 from gpu_of_host import HostArray, replay
-from gpu_pair import Pair
+from gpu_pair import Pair, interrupt_behind_the_step, one
 from same_bits import same_bits
 
 import cyopt
 from cyopt.cuda import cache, compiler, driver, layout, libraries, measure, tables
 from cyopt.cuda.source import written
-
-
-def one(**options):
-    """An optimizer of one parameter, and its gradient."""
-    param, grad = np.ones(4, np.float32), np.ones(4, np.float32)
-    return cyopt.Adam([HostArray(param)], **options), [HostArray(grad)]
 
 
 @pytest.mark.parametrize("allocation", [1, 2])
@@ -77,24 +71,6 @@ def test_norms_are_not_waited_for(gpu, monkeypatch, options, norms):
     opt.clip_norm = 0.1
     opt.step(grads)
     assert opt.grad_norm == 2.0
-
-
-def test_a_step_of_another_thread_while_counts_are_fetched(gpu, monkeypatch):
-    opt, grads = one(skip_nonfinite=True)
-    opt.step(grads)
-    download = gpu.download
-
-    def slow(host, address):
-        download(host, address)
-        monkeypatch.setattr(gpu, "download", download)
-        trainer = threading.Thread(target=opt.step, args=(grads,))
-        trainer.start()
-        trainer.join()
-
-    monkeypatch.setattr(gpu, "download", slow)
-    assert opt.steps == 1
-    assert opt.steps == 2
-    assert opt.state_dict()["state"]["0"]["step"] == 2
 
 
 @pytest.mark.parametrize(
@@ -191,18 +167,11 @@ def test_an_interrupt_after_steps_that_the_gpu_alone_counted(gpu, monkeypatch, o
 
 @pytest.mark.parametrize("options", [{"skip_nonfinite": True}, {"clip_norm": 0.1}, {}], ids=str)
 def test_an_interrupt_right_behind_a_step(gpu, monkeypatch, options):
-    pair, perform = Pair(**options), cyopt._cpu.perform
+    pair = Pair(**options)
     pair.step()
     assert pair.opt.steps == 1  # the host knows it, and no more
-
-    def interrupted(calls, pairs):
-        perform(calls, pairs)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cyopt._cpu, "perform", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            pair.opt.step(pair.own_grads)
+    with interrupt_behind_the_step(monkeypatch):
+        pair.opt.step(pair.own_grads)
     pair.cpu.step(pair.grads)
     assert pair.opt.steps == 2
     pair.step()

@@ -6,16 +6,11 @@ import weakref
 import numpy as np
 import pytest
 from gpu_of_host import HostArray
+from gpu_pair import interrupt_behind_the_step, one
 
 import cyopt
 from cyopt.cuda import kept, tables
 from cyopt.cuda.arrays import DeviceArray
-
-
-def one(**options):
-    """An optimizer of one parameter, and its gradient."""
-    param, grad = np.ones(4, np.float32), np.ones(4, np.float32)
-    return cyopt.Adam([HostArray(param)], **options), [HostArray(grad)]
 
 
 def in_another_thread(function, *args):
@@ -59,6 +54,15 @@ def after_download(gpu, monkeypatch, function, *args):
         in_another_thread(function, *args)
 
     monkeypatch.setattr(gpu, "download", slow)
+
+
+def test_a_step_of_another_thread_while_counts_are_fetched(gpu, monkeypatch):
+    opt, grads = one(skip_nonfinite=True)
+    opt.step(grads)
+    after_download(gpu, monkeypatch, opt.step, grads)
+    assert opt.steps == 1
+    assert opt.steps == 2
+    assert opt.state_dict()["state"]["0"]["step"] == 2
 
 
 def test_a_state_that_is_loaded_while_counts_are_fetched(gpu, monkeypatch):
@@ -125,16 +129,9 @@ def test_an_interrupted_step_leaves_what_the_last_one_measured(gpu, monkeypatch,
 @pytest.mark.parametrize("keyed", [False, True])
 def test_an_interrupt_right_behind_a_first_step_that_the_gpu_counts(gpu, monkeypatch, keyed):
     param, grad = (HostArray(np.ones(4, np.float32)) for _ in range(2))
-    opt, perform = cyopt.Adam(skip_nonfinite=True), cyopt._cpu.perform
-
-    def interrupted(calls, pairs):
-        perform(calls, pairs)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cyopt._cpu, "perform", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            opt.update("w", param, grad) if keyed else opt.step([grad], [param])
+    opt = cyopt.Adam(skip_nonfinite=True)
+    with interrupt_behind_the_step(monkeypatch):
+        opt.update("w", param, grad) if keyed else opt.step([grad], [param])
     assert opt.steps == 1
     assert len(opt.state) == 1
 
