@@ -5,9 +5,9 @@ PYTHON ?= python3
 FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.px[di] cyopt/bench/*.pyx) setup.py pyproject.toml
-# Without setuptools's warning that the folder cyopt may be imported from here: that is the purpose.
-INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable
-INSTALL_PEER := .venv-bench/bin/pip install --quiet --disable-pip-version-check
+# Into the environment $(1), without setuptools's warning that the folder cyopt may be imported from
+# here: that is the purpose.
+INSTALL = PYTHONWARNINGS=ignore $(1)/bin/pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-all test-cuda test-gpu test-hosts test-mpi sanitize fuzz fuzz-c bench \
 	bench-gpu bench-hosts bench-mpi lint clean
@@ -27,8 +27,7 @@ test-all: .venv/built  ## The tests with the whole of every matrix, and the inst
 
 # Environments of their own: the hosts of tests/hosts, and torch, which is large. TORCH_newest and
 # TORCH_year-old are what pip is asked for; empty for none.
-INSTALL_TORCH = $(if $(TORCH_$(1)),.venv-hosts-$(1)/bin/pip install --quiet \
-	--disable-pip-version-check $(TORCH_$(1)))
+INSTALL_TORCH = $(if $(TORCH_$(1)),$(call INSTALL,.venv-hosts-$(1)) $(TORCH_$(1)))
 HOST_TESTS := $(addprefix tests/test_,$(addsuffix .py,autograd docs hosts numba sklearn \
 	sklearn_switch spacy thinc torch torch_found torch_gpu bench_hosts)) cyopt/integrations
 TORCH_newest ?= torch
@@ -42,8 +41,8 @@ test-hosts-%: .venv-hosts-%/built
 .venv-hosts-%/built: tests/hosts/%.txt $(SOURCES)
 	@echo "Building cyopt into .venv-hosts-$* with the hosts of $<: some minutes."
 	@$(PYTHON) -m venv .venv-hosts-$*
-	@.venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check -r $<
-	@PYTHONWARNINGS=ignore .venv-hosts-$*/bin/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@$(call INSTALL,.venv-hosts-$*) -r $<
+	@$(call INSTALL,.venv-hosts-$*) --editable ".[test]"
 	@touch $@
 
 test-mpi: .venv-mpi/built  ## The tests of several ranks, with an MPI of its own.
@@ -52,8 +51,7 @@ test-mpi: .venv-mpi/built  ## The tests of several ranks, with an MPI of its own
 .venv-mpi/built: $(SOURCES)
 	@echo "Building cyopt into .venv-mpi with an MPI: about a minute."
 	@$(PYTHON) -m venv .venv-mpi
-	@PYTHONWARNINGS=ignore .venv-mpi/bin/pip install --quiet --disable-pip-version-check \
-		--editable ".[mpi,test]"
+	@$(call INSTALL,.venv-mpi) --editable ".[mpi,test]"
 	@touch $@
 
 # What compiles kernels for GPUs is 300 MB, CuPy another 70; no GPU is needed.
@@ -63,8 +61,7 @@ test-cuda: .venv-cuda/built  ## The tests of the code for GPUs, compiled and run
 .venv-cuda/built: $(SOURCES)
 	@echo "Building cyopt into .venv-cuda with Numba's compiler for GPUs: some minutes."
 	@$(PYTHON) -m venv .venv-cuda
-	@PYTHONWARNINGS=ignore .venv-cuda/bin/pip install --quiet --disable-pip-version-check \
-		--editable ".[cuda,test]" nvidia-cuda-nvdisasm cupy-cuda13x
+	@$(call INSTALL,.venv-cuda) --editable ".[cuda,test]" nvidia-cuda-nvdisasm cupy-cuda13x
 	@touch $@
 
 # With what the machine has of torch and CuPy; GPU_PEERS is what pip is asked for, empty for none.
@@ -89,8 +86,7 @@ bench-gpu: .venv-gpu/built  ## Time a step on a GPU beside torch, CuPy and Numba
 .venv-gpu/built: $(SOURCES)
 	@echo "Building cyopt into .venv-gpu with Numba's compiler for GPUs: some minutes."
 	@$(PYTHON) -m venv --system-site-packages .venv-gpu
-	@PYTHONWARNINGS=ignore .venv-gpu/bin/pip install --quiet --disable-pip-version-check \
-		--editable ".[cuda,test]" "nvidia-cuda-sanitizer-api==13.0.*" $(GPU_PEERS)
+	@$(call INSTALL,.venv-gpu) --editable ".[cuda,test]" "nvidia-cuda-sanitizer-api==13.0.*" $(GPU_PEERS)
 	@touch $@
 
 # A copy of the tree, built with checks of every access and every operation that C leaves undefined.
@@ -136,7 +132,7 @@ RANKS ?= 2
 MPIEXEC = .venv-mpi/bin/mpiexec --oversubscribe $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
 bench-mpi: .venv-mpi/built  ## Time steps of several ranks beside plain collectives and torch's; four minutes.
 	@mkdir -p bench/results
-	$(if $(TORCH_newest),.venv-mpi/bin/pip install --quiet --disable-pip-version-check $(TORCH_newest))
+	$(if $(TORCH_newest),$(call INSTALL,.venv-mpi) $(TORCH_newest))
 	$(MPIEXEC) -n $(RANKS) .venv-mpi/bin/python bench/ranks.py --json bench/results/local-ranks.json
 	$(MPIEXEC) -n 2 .venv-mpi/bin/python bench/scaling.py
 
@@ -150,29 +146,29 @@ lint: .venv/linters  ## Style and types.
 .venv/built: $(SOURCES)
 	@echo "Building cyopt into .venv with what the demo and the tests need: about a minute."
 	@$(PYTHON) -m venv .venv
-	@$(INSTALL) ".[test]"
+	@$(call INSTALL,.venv) --editable ".[test]"
 	@touch $@
 
 .venv/linters: .venv/built
-	@$(INSTALL) ".[lint]"
+	@$(call INSTALL,.venv) --editable ".[lint]"
 	@touch $@
 
 # One at a time, as not every platform has all of them; DeepSpeed's set-up imports torch. In an
 # environment of their own: they are large and choose their own versions of NumPy.
-PEERS := torch numba numexpr optax thinc ninja
+PEERS := torch numba numexpr optax thinc
 
 .venv-bench/peers:
 	@echo "Installing the peers that this platform has into .venv-bench: some minutes."
 	@$(PYTHON) -m venv .venv-bench
-	@$(INSTALL_PEER) setuptools wheel
-	@for peer in $(PEERS); do $(INSTALL_PEER) $$peer || echo "without $$peer"; done
-	@$(INSTALL_PEER) --no-build-isolation deepspeed || echo "without deepspeed"
+	@$(call INSTALL,.venv-bench) setuptools wheel ninja
+	@for peer in $(PEERS); do $(call INSTALL,.venv-bench) $$peer || echo "without $$peer"; done
+	@$(call INSTALL,.venv-bench) --no-build-isolation deepspeed || echo "without deepspeed"
 	@touch $@
 
 .venv-bench/built: .venv-bench/peers $(SOURCES)
 	@echo "Building cyopt into .venv-bench."
-	@PYTHONWARNINGS=ignore $(INSTALL_PEER) --editable ".[bench]"
+	@$(call INSTALL,.venv-bench) --editable ".[bench]"
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-* build dist *.egg-info cyopt/*.so
+	rm -rf .venv .venv-* build dist *.egg-info cyopt/*.so cyopt/bench/*.so

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from figures import (
@@ -31,7 +32,6 @@ from cyopt.bench import machine
 from cyopt.bench.cases import RULES
 from cyopt.bench.implementations import AS_WRITTEN, Implementation
 from cyopt.bench.report import count, digits, write_json
-from cyopt.bench.timing import median
 from cyopt.bench.workloads import Workload, model, one_array
 from cyopt.runtime import Info
 

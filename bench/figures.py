@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import product
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from cyopt.bench.implementations import (
 from cyopt.bench.options import named, options
 from cyopt.bench.run import Record, fits, run_case
 from cyopt.bench.selection import DTYPES
-from cyopt.bench.timing import Effort, median, ratio
+from cyopt.bench.timing import Effort, ratio
 from cyopt.bench.workloads import Workload, model, one_array
 
 EFFORT = Effort(rounds=15, least=5, sample=4e-3, budget=2.5)

@@ -9,8 +9,8 @@ torch's own step. Medians of interleaved rounds.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
+from statistics import median
 from timeit import Timer
 from typing import Any
 
@@ -21,7 +21,8 @@ from rich.table import Table
 
 import cyopt
 from cyopt.bench.machine import describe, load
-from cyopt.bench.timing import median, spread
+from cyopt.bench.report import write_json
+from cyopt.bench.timing import spread
 from cyopt.cuda import driver, libraries
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.extras import output_file
@@ -110,7 +111,7 @@ def main() -> None:
         table.add_row(name, *(f"{median(s) * 1e6:.1f} +- {spread(s):.0%}" for s in columns))
     console.print(table)
     if args.json is not None:
-        args.json.write_text(json.dumps({"machine": describe(load()), "seconds": found}, indent=1))
+        write_json(args.json, {"machine": describe(load()), "seconds": found})
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ writes 7 numbers per element, and each option some more.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from statistics import median
 from timeit import Timer
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ from rich.table import Table
 
 import cyopt
 from cyopt.bench.machine import describe, load
-from cyopt.bench.timing import median, spread
+from cyopt.bench.report import write_json
+from cyopt.bench.timing import spread
 from cyopt.bench.workloads import Workload, model, one_array
 from cyopt.cuda import driver
 from cyopt.cuda.arrays import DeviceArray
@@ -105,7 +106,7 @@ def main() -> None:
         table.add_row(name, *cells, f"{1 + option.more / PLAIN:.2f}")
     console.print(table)
     if args.json is not None:
-        args.json.write_text(json.dumps({"machine": describe(load()), "seconds": found}, indent=1))
+        write_json(args.json, {"machine": describe(load()), "seconds": found})
 
 
 if __name__ == "__main__":

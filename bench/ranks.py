@@ -11,6 +11,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from rich.table import Table
 
 import cyopt
 from cyopt.bench.report import digits, duration, write_json
-from cyopt.bench.timing import median, ratio, spread
+from cyopt.bench.timing import ratio, spread
 from cyopt.bench.workloads import MODELS, Workload, model
 from cyopt.distributed import DataParallel
 from cyopt.extras import output_file

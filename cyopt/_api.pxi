@@ -14,7 +14,8 @@ C_API = PyCapsule_New(&_api, "cyopt._C_API", NULL)
 
 
 def default_hyper(str rule):
-    """The defaults of `cyopt_default_hyper`, as a dict of the fields of `struct cyopt_hyper`."""
+    """The defaults of `cyopt_default_hyper`, as a dict of the fields of `struct cyopt_hyper`: for
+    tests."""
     cdef cyopt_hyper hyper
     cyopt_default_hyper(_RULE_IDS[rule], &hyper)
     return hyper

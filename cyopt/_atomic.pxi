@@ -1,4 +1,4 @@
-# Included by _cpu.pyx: what happens whole. No signal handler runs inside, and nothing is allocated.
+# Included by _cpu.pyx: what happens whole: no signal handler of Python runs inside.
 
 @cython.final
 cdef class Version:
@@ -30,7 +30,7 @@ cpdef bint unchanged(list versions) except -1:
     return True
 
 
-def take_up(list calls, list pairs, list changes, owner, dict waiting):
+def commit(list calls, list pairs, list changes, owner, dict waiting):
     """Call functions (each with its arguments) that return 0; then bytes into the first array of
     each pair, from the second one, which is alike in all; then the changes (`Version`, attributes,
     new ones), and what waits at the owner."""
@@ -73,7 +73,7 @@ def perform(list calls, list pairs, cnp.ndarray cell=None, cnp.ndarray known=Non
     return True
 
 
-def raise_to(cnp.ndarray counts, cnp.ndarray least):
+def at_least(cnp.ndarray counts, cnp.ndarray least):
     """Let each count be at least so much."""
     cdef int64_t *own = <int64_t *>cnp.PyArray_DATA(counts)
     cdef int64_t *other = <int64_t *>cnp.PyArray_DATA(least)
@@ -89,7 +89,7 @@ cdef int _copy_bytes(list pairs) except -1:
     return 0
 
 
-def assign(list pairs):
+def copy_into(list pairs):
     """Copy into the first array of each pair, of any strides: by NumPy, which may allocate."""
     cdef cnp.ndarray to, source
     for to, source in pairs:

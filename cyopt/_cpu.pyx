@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The binding to src_c: plans, pointers, the GIL. It does no array arithmetic and no checks but one:
-whether everything is as it was when `cyopt.given` checked it in full."""
+"""The binding to src_c: plans, pointers, the GIL. It does no array arithmetic, and of what a caller
+gives it checks whether all is as it was when `cyopt.given` checked it in full."""
 
 cimport cython
 cimport numpy as cnp
@@ -114,13 +114,14 @@ cdef extern from *:
     const char *const cyopt_scalar_names[]
 
 # In the order in which cyopt_scalars has them, one behind the other.
-cdef dict _PLACES = {}
-while cyopt_scalar_names[len(_PLACES)] != NULL:
-    _PLACES[cyopt_scalar_names[len(_PLACES)].decode()] = len(_PLACES)
+cdef dict _SCALAR_INDEX = {}
+while cyopt_scalar_names[len(_SCALAR_INDEX)] != NULL:
+    _SCALAR_INDEX[cyopt_scalar_names[len(_SCALAR_INDEX)].decode()] = len(_SCALAR_INDEX)
 
 
 include "_atomic.pxi"
 include "_look.pxi"
+include "_dlpack.pxi"
 include "_places.pxi"
 include "_launch.pxi"
 include "_plan.pxi"

@@ -26,7 +26,7 @@ cdef class Launch:
     cdef uintptr_t _kernel, _stream
     cdef unsigned _blocks, _threads
     cdef int64_t _integers[MOST_INTEGERS]
-    cdef ptrdiff_t _places[MOST_NAMES]    # in cyopt_scalars, of doubles
+    cdef ptrdiff_t _scalar_index[MOST_NAMES]    # in cyopt_scalars, of doubles
     cdef ptrdiff_t _groups[MOST_SETS]
     cdef ptrdiff_t _params[MOST_SETS]
     cdef int _n_integers, _n_scalars, _n_sets
@@ -44,7 +44,7 @@ cdef class Launch:
         for i, integer in enumerate(integers):
             self._integers[i] = integer
         for i, name in enumerate(names):
-            self._places[i] = _PLACES[name]
+            self._scalar_index[i] = _SCALAR_INDEX[name]
         for i, (group, param) in enumerate(sets):
             self._groups[i], self._params[i] = group, param
         self._single = dtype == "float32"
@@ -64,7 +64,7 @@ cdef class Launch:
             cyopt_prepare(
                 &h, (<int64_t *>cnp.PyArray_DATA(counts))[self._params[i]] + 1, &x)
             for j in range(self._n_scalars):
-                to[n] = first[self._places[j]]
+                to[n] = first[self._scalar_index[j]]
                 if self._single:  # in the first bytes of its place
                     single = <float>to[n]
                     memcpy(&to[n], &single, sizeof(single))

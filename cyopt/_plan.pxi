@@ -28,6 +28,16 @@ cdef class Gate:
 cdef ptrdiff_t GIL_BYTES = 16384
 
 
+cdef struct ParamInfo:
+    int group, casts, copies    # its group; `cast_grads`; whether `ema_init` is not "zeros"
+    ptrdiff_t range_above       # the first written range behind its last gradient
+
+
+cdef struct SetKey:
+    int group
+    int64_t count               # completed steps
+
+
 @cython.final
 cdef class Plan:
     """Addresses and sizes of a list of parameters, from which a step is one native call.
@@ -40,13 +50,9 @@ cdef class Plan:
     cdef cyopt_array *_arrays
     cdef cyopt_scalars *_sets
     cdef cyopt_hyper *_hypers       # of each group; behind them, room for the next ones
-    cdef int64_t *_set_count        # completed steps of the parameters that use a set
-    cdef int *_set_group
-    cdef int *_group_of
+    cdef SetKey *_set_keys          # of each set: the parameters that use it
+    cdef ParamInfo *_info           # of each parameter
     cdef uintptr_t *_written        # begin, end of each range, in ascending order
-    cdef ptrdiff_t *_range_above    # of each parameter's last gradient: the first range behind it
-    cdef int *_casts                # of each parameter: `cast_grads`
-    cdef int *_copies               # of each parameter: `ema_init` is not "zeros"
     cdef double *_sums
     cdef ptrdiff_t _n, _n_written, _n_groups, _bytes
     cdef int64_t[::1] _counts, _steps
@@ -56,7 +62,7 @@ cdef class Plan:
     cdef list _params, _versions    # of the groups: those that `_hypers` are of
     cdef object _states, _averages
     cdef readonly object written    # the argument, to check new gradients with
-    cdef readonly int team          # how many threads the last step was cut for
+    cdef readonly int team          # for how many threads the last step was cut: for tests
 
     def __cinit__(self, params, states, averages, layouts, group_of, counts, steps, measured,
                   written, bint keyed=False):
@@ -73,27 +79,23 @@ cdef class Plan:
         self._n_groups = len(layouts)
         self._arrays = <cyopt_array *>PyMem_Calloc(self._n, sizeof(cyopt_array))
         self._sets = <cyopt_scalars *>PyMem_Calloc(self._n, sizeof(cyopt_scalars))
-        self._set_count = <int64_t *>PyMem_Calloc(self._n, sizeof(int64_t))
-        self._set_group = <int *>PyMem_Calloc(self._n, sizeof(int))
-        self._group_of = <int *>PyMem_Calloc(self._n, sizeof(int))
-        self._casts = <int *>PyMem_Calloc(self._n, sizeof(int))
-        self._copies = <int *>PyMem_Calloc(self._n, sizeof(int))
-        self._range_above = <ptrdiff_t *>PyMem_Calloc(self._n, sizeof(ptrdiff_t))
+        self._set_keys = <SetKey *>PyMem_Calloc(self._n, sizeof(SetKey))
+        self._info = <ParamInfo *>PyMem_Calloc(self._n, sizeof(ParamInfo))
         self._hypers = <cyopt_hyper *>PyMem_Calloc(2 * self._n_groups, sizeof(cyopt_hyper))
         self._written = <uintptr_t *>PyMem_Calloc(2 * self._n_written, sizeof(uintptr_t))
-        if not (self._arrays and self._sets and self._set_count and self._set_group
-                and self._group_of and self._casts and self._copies and self._range_above
-                and self._hypers and self._written):
+        if not (self._arrays and self._sets and self._set_keys and self._info and self._hypers
+                and self._written):
             raise MemoryError()
         for i in range(self._n):
             param = params[i]
-            self._group_of[i] = group_of[i]
+            self._info[i].group = group_of[i]
             self._bytes += cnp.PyArray_NBYTES(param)
             self._arrays[i].size = cnp.PyArray_SIZE(param)
             self._arrays[i].dtype = _dtype(param)
             self._arrays[i].param = cnp.PyArray_DATA(param)
             layout = layouts[group_of[i]]
-            self._casts[i], self._copies[i] = layout.cast_grads, not layout.average_from_zeros
+            self._info[i].casts = layout.cast_grads
+            self._info[i].copies = not layout.average_from_zeros
             self._arrays[i].zero_grad = layout.zero_grads
             self._zeroes = self._zeroes or layout.zero_grads
             if averages[i] is not None:
@@ -110,13 +112,9 @@ cdef class Plan:
     def __dealloc__(self):
         PyMem_Free(self._arrays)
         PyMem_Free(self._sets)
-        PyMem_Free(self._set_count)
-        PyMem_Free(self._set_group)
-        PyMem_Free(self._group_of)
-        PyMem_Free(self._casts)
-        PyMem_Free(self._copies)
+        PyMem_Free(self._set_keys)
+        PyMem_Free(self._info)
         PyMem_Free(self._sums)
-        PyMem_Free(self._range_above)
         PyMem_Free(self._hypers)
         PyMem_Free(self._written)
 
@@ -198,7 +196,7 @@ cdef class Plan:
         cdef cnp.ndarray grad = value, param = self._params[i]
         cdef cyopt_array *array = &self._arrays[i]
         cdef int kind = cnp.PyArray_TYPE(grad)
-        if kind != cnp.PyArray_TYPE(param) and not (self._casts[i] and kind == cnp.NPY_FLOAT64):
+        if kind != cnp.PyArray_TYPE(param) and not (self._info[i].casts and kind == cnp.NPY_FLOAT64):
             return False
         if not _same_shape(grad, param) or self._is_written(grad, i):
             return False
@@ -214,7 +212,7 @@ cdef class Plan:
     cdef bint _is_written(self, cnp.ndarray grad, ptrdiff_t i):
         """Whether the extent of a gradient touches a range that a step writes."""
         cdef uintptr_t begin, end
-        cdef ptrdiff_t low = 0, high = self._n_written, middle, above = self._range_above[i]
+        cdef ptrdiff_t low = 0, high = self._n_written, middle, above = self._info[i].range_above
         if not _extent(grad, &begin, &end):
             return False
         # Most gradients lie where the last one did: between the same two ranges.
@@ -226,7 +224,7 @@ cdef class Plan:
                     low = middle + 1
                 else:
                     high = middle
-            above = self._range_above[i] = low
+            above = self._info[i].range_above = low
         return above < self._n_written and self._written[2 * above] < end
 
     cdef int _set_grad(self, cnp.ndarray grad, ptrdiff_t i, list kept) except -1:
@@ -234,7 +232,7 @@ cdef class Plan:
         cdef cyopt_array *array = &self._arrays[i]
         cdef cnp.ndarray param = self._params[i]
         array.grad, array.grad_ndim = NULL, 0
-        array.average_begins = self._copies[i] and self._counts[i] == 0
+        array.average_begins = self._info[i].copies and self._counts[i] == 0
         if grad is not None:
             if not cnp.PyArray_FLAGS(grad) & cnp.PyArray_FLAGS(param) & ORDER:
                 # C order of the view is the element order of the parameter in memory; a view, as
@@ -244,7 +242,7 @@ cdef class Plan:
                 array.grad_shape = <const ptrdiff_t *>cnp.PyArray_DIMS(grad)
                 array.grad_strides = <const ptrdiff_t *>cnp.PyArray_STRIDES(grad)
             array.grad, array.grad_dtype = cnp.PyArray_DATA(grad), _dtype(grad)
-            array.set = self._set_for(self._group_of[i], self._counts[i])
+            array.set = self._set_for(self._info[i].group, self._counts[i])
         kept.append(grad)
         return 0
 
@@ -252,12 +250,11 @@ cdef class Plan:
         """The set of scalars of (group, count), made if it is a new one."""
         cdef int j
         for j in range(self._n_sets - 1, -1, -1):
-            if self._set_group[j] == group and self._set_count[j] == count:
+            if self._set_keys[j].group == group and self._set_keys[j].count == count:
                 return j
         j = self._n_sets
         self._n_sets += 1
-        self._set_group[j] = group
-        self._set_count[j] = count
+        self._set_keys[j] = SetKey(group, count)
         cyopt_prepare(&self._hypers[group], count + 1, &self._sets[j])
         return j
 

@@ -58,11 +58,11 @@ cdef class Stepper:
         """
         if self._bound or None in self._lists:
             raise TypeError("this optimizer takes all parameters in step(): do not mix in update()")
-        if cnp.PyArray_Check(key) or key is None or key != key or grad is None:
+        if cnp.PyArray_Check(key) or key is None or grad is None:
             raise TypeError(
-                f"key is {key!r} and grad is a {type(grad).__name__}; expected a key that equals"
-                " itself, as the first of update(key, param, grad), and an array: to skip a"
-                " parameter, do not call update"
+                f"key is {key!r} and grad is a {type(grad).__name__}; expected a key, as the"
+                " first of update(key, param, grad), and an array: to skip a parameter, do not call"
+                " update"
             )
         if self._again(key, param, grad, None, False) is None:
             self._gate.run(self._update, key, param, grad)
@@ -72,7 +72,7 @@ cdef class Stepper:
         """A step of the list of this key, if its plan finds all as it was; else None."""
         parameters = self._lists.get(key)
         plan = parameters.plan if parameters is not None else None
-        if type(plan) is Plan:
+        if type(plan) is Plan:  # called as C, without Python's arguments
             return (<Plan>plan).again(self._gate, params, grads, structure, norms)
         if plan is None:
             return None

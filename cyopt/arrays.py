@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence, ValuesView
+from collections.abc import Callable, Iterator, KeysView, Sequence, ValuesView
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -44,7 +44,7 @@ def as_array(value: Any, what: str, written: bool = False) -> Array:
             f"{what} is a {kind}, a subclass of ndarray whose own rules a step in place would"
             " bypass; pass np.asarray(it), which is the same memory"
         )
-    if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
+    if is_foreign(value):
         return _from_dlpack(value, what, kind, written)
     if isinstance(value, Iterator | KeysView | ValuesView):
         raise TypeError(
@@ -59,6 +59,11 @@ def as_array(value: Any, what: str, written: bool = False) -> Array:
             else ": make it one with np.array(..., np.float32) and keep that"
         )
     )
+
+
+def is_foreign(value: Any) -> bool:
+    """Whether this is an array of another library, by DLPack."""
+    return hasattr(value, "__dlpack__") and not isinstance(value, np.generic)
 
 
 def _from_dlpack(value: Any, what: str, kind: str, written: bool) -> Array:
@@ -153,7 +158,7 @@ def device_name(device: int | None) -> str:
     return "the CPU" if device is None else f"GPU {device}"
 
 
-def as_array_on(value: Any, device: int | None, what: str, written: bool = False) -> Array:
+def as_array_on(value: Any, device: int | None, what: str, written: bool) -> Array:
     """`as_array` of a gradient or state, which must be on the device of its parameter."""
     if device is None and is_on_gpu(value):  # known without a driver
         raise ValueError(
@@ -204,12 +209,12 @@ def _full_like_on_cpu(param: Array, value: float) -> Array:
     return array
 
 
-def _place(array: Array) -> Array:
+def _as_ndarray(array: Array) -> Array:
     """An ndarray with the address, shape and strides of an array, whose elements are not used."""
     return array.where if isinstance(array, DeviceArray) else array
 
 
-def same_order(a: Array, b: Array) -> bool:
+def same_order(a: Array | DeviceArray, b: Array | DeviceArray) -> bool:
     """Whether two arrays of one shape have their elements in the same order in memory."""
     return bool(
         (a.flags.c_contiguous and b.flags.c_contiguous)
@@ -242,7 +247,7 @@ class Written(NamedTuple):
 
 def check_written(arrays: Sequence[Array], names: Sequence[str]) -> Written:
     """No two of the arrays that a step writes share memory. Dense arrays: extents are exact."""
-    places = map(_place, arrays)
+    places = map(_as_ndarray, arrays)
     rows = [(*_cpu.extent(a), name, a) for a, name in zip(places, names, strict=True) if a.size]
     rows.sort(key=lambda row: row[0])
     for before, after in pairwise(rows):
@@ -257,7 +262,7 @@ def check_written(arrays: Sequence[Array], names: Sequence[str]) -> Written:
 
 def check_read(grad: Array, what: str, written: Written) -> None:
     """A gradient shares no memory with an array that the step writes."""
-    grad = _place(grad)
+    grad = _as_ndarray(grad)
     low, high = _cpu.extent(grad)
     i = bisect.bisect_right(written.ends, low)
     while i < len(written.begins) and written.begins[i] < high:
@@ -310,7 +315,7 @@ def sharing(
     arrays: Sequence[Array | None], matters: Callable[[int, int], bool]
 ) -> tuple[int, int] | None:
     """The places of two arrays that share memory, if there are such and the pair matters."""
-    places = [(i, _place(a)) for i, a in enumerate(arrays) if a is not None and a.size]
+    places = [(i, _as_ndarray(a)) for i, a in enumerate(arrays) if a is not None and a.size]
     rows = [(*_cpu.extent(a), i, a) for i, a in places]
     rows.sort(key=lambda row: row[0])
     for place, (_, end, i, array) in enumerate(rows):
@@ -328,14 +333,3 @@ def _share_memory(grad: Array, array: Array) -> bool:
         return np.shares_memory(grad, array, max_work=effort)
     except np.exceptions.TooHardError:  # undecided is refused, not guessed
         return True
-
-
-def distinct(names: Iterable[str]) -> None:
-    """Names identify state: two parameters may not have the same one."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(
-                f"two parameters have the name {name!r}; rename a key so that paths are distinct"
-            )
-        seen.add(name)

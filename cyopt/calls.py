@@ -11,9 +11,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from cyopt import _cpu
+from cyopt.given import Layout
+from cyopt.group import Group, layout
+from cyopt.optimizer import Optimizer
 
 _MOST = 1024  # calls that are kept; each is about 2.5 KB, and half a KB more for each array
 _kept: dict[bytes, _cpu.Call] = {}
+_groups: dict[tuple[type[Optimizer], str, str], tuple[Group, Layout]] = {}
 
 
 class Numbers(NamedTuple):
@@ -60,3 +64,27 @@ def keep(key: bytes | None, call: _cpu.Call) -> None:
     if len(_kept) >= _MOST:
         _kept.clear()
     _kept[key] = call
+
+
+def group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> tuple[Group, Layout]:
+    """The class's numbers; making them takes longer than a small step, so the last ones are kept.
+
+    Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well. Only
+    of Python's own numbers: NumPy 1 prints a float32 as a float64 of another value.
+    """
+    key = (cls, repr(like), repr(given)) if all(map(_is_plain, given.values())) else None
+    made = _groups.get(key) if key is not None else None
+    if made is None:
+        group = cls.like(like, **given).groups[0]
+        made = group, layout(group, {})
+        if len(_groups) >= 256:
+            _groups.clear()
+        if key is not None:
+            _groups[key] = made
+    return made
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return type(value) in (float, int, bool, str, type(None))

@@ -13,10 +13,10 @@ from cyopt import _cpu
 from cyopt._version import __version__
 from cyopt.arrays import Array, as_array, as_own, assign, check_like, to_host
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.arrays import take_up as take_up_on_gpu
+from cyopt.cuda.arrays import commit as commit_on_gpu
 from cyopt.given import Spec
-from cyopt.hyper import CHOICES, FLAGS, INITIAL, UNSAVED
-from cyopt.measured import NOT_MEASURED
+from cyopt.hyper import FIXED, UNSAVED
+from cyopt.measured import measurements
 from cyopt.parameters import AVERAGE, ParameterList
 from cyopt.rules import RULES
 
@@ -80,10 +80,10 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
         _check_entries(parameters, state)
     for name in set(state) - known:
         _check_waiting(opt, state[name], repr(name))
-    places = [place for parameters in lists for place in _places(parameters, state)]
-    places += [(opt._steps, saved["steps"]), (opt._measured, NOT_MEASURED)]
+    targets = [pair for parameters in lists for pair in _targets(parameters, state)]
+    targets += [(opt._steps, saved["steps"]), (opt._measured, measurements())]
     # Copies: what is saved may be this optimizer's own arrays.
-    pairs = [(array, _filled_like(array, value)) for array, value in places]
+    pairs = [(array, _filled_like(array, value)) for array, value in targets]
     waiting = copy.deepcopy({name: state[name] for name in state if name not in known})
     on_cpu = [pair for pair in pairs if not isinstance(pair[0], DeviceArray)]
     on_gpu: list[Any] = [p for p in pairs if isinstance(p[0], DeviceArray) and p[0].size]
@@ -91,9 +91,9 @@ def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
         if parameters.device is not None:
             parameters.drop_plan()  # which was made for the old counts
     if on_gpu:
-        take_up_on_gpu(on_gpu, on_cpu, groups, opt, waiting)
+        commit_on_gpu(on_gpu, on_cpu, groups, opt, waiting)
     else:
-        _cpu.take_up([], on_cpu, groups, opt, waiting)
+        _cpu.commit([], on_cpu, groups, opt, waiting)
 
 
 def _filled_like(array: Array, value: Any) -> Array:
@@ -105,11 +105,11 @@ def _filled_like(array: Array, value: Any) -> Array:
 def fill(parameters: ParameterList, waiting: Mapping[str, Any]) -> None:
     """Copy the state that waits for these parameters into them, by index, whatever its strides."""
     _check_entries(parameters, waiting)
-    for array, value in _places(parameters, waiting):
+    for array, value in _targets(parameters, waiting):
         assign(array, value)
 
 
-def _places(parameters: ParameterList, saved: Mapping[str, Any]) -> Iterator[tuple[Array, Any]]:
+def _targets(parameters: ParameterList, saved: Mapping[str, Any]) -> Iterator[tuple[Array, Any]]:
     """Each array of these parameters that saved state replaces, with what it gets."""
     for i, name in enumerate(parameters.names):
         if name in saved:
@@ -188,13 +188,12 @@ def _changes(where: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> di
             raise TypeError(f"state_dict {where} has {name}={value!r}; expected a number or name")
         value = tuple(value) if isinstance(value, list) else value  # betas that were JSON
         mine = _saved(own[name])
-        fixed = name in FLAGS or name in CHOICES or name in INITIAL
-        if (fixed and value != mine) or _schedules(value) != _schedules(mine):
+        if (name in FIXED and value != mine) or _schedules(value) != _schedules(mine):
             raise ValueError(
                 f"state_dict {where} has {name}={value!r} but this optimizer has {mine!r};"
                 f" make it with the saved value (schedules are not saved: pass the same one)"
             )
-        if not fixed and "schedule" not in _schedules(value):
+        if name not in FIXED and "schedule" not in _schedules(value):
             changes[name] = value
         elif isinstance(value, tuple):  # betas, one of them a schedule
             changes[name] = tuple(

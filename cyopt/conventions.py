@@ -95,18 +95,15 @@ _OF_ALL_CLASSES: Mapping[str, Row] = {
     },
 }
 
+_OPTAX_ADAM = {
+    "eps_root": "an epsilon inside Adam's root",
+    "amsgrad": "the maximum of the bias-corrected second moment",
+    "nesterov": "Nesterov's form of Adam",
+}
 # What a framework has and these rules cannot express exactly: refused by name.
 REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
-    ("optax", "Adam"): {
-        "eps_root": "an epsilon inside Adam's root",
-        "amsgrad": "the maximum of the bias-corrected second moment",
-        "nesterov": "Nesterov's form of Adam",
-    },
-    ("optax", "AdamW"): {
-        "eps_root": "an epsilon inside Adam's root",
-        "amsgrad": "the maximum of the bias-corrected second moment",
-        "nesterov": "Nesterov's form of Adam",
-    },
+    ("optax", "Adam"): _OPTAX_ADAM,
+    ("optax", "AdamW"): _OPTAX_ADAM,
     ("optax", "RMSProp"): {"nesterov": "RMSProp with Nesterov's momentum"},
 }
 

@@ -26,10 +26,11 @@ from cyopt import _cpu, calls, optimizers
 from cyopt.arrays import as_array_on, check_like, check_param, device_of, same_order
 from cyopt.cuda.libraries import is_on_gpu
 from cyopt.given import Layout, as_grads, as_params
-from cyopt.group import Group, layout
+from cyopt.group import Group
 from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number, is_scheduled
+from cyopt.measured import measurements
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import AVERAGE, check_places
+from cyopt.parameters import AVERAGE, written_ranges
 
 
 def sgd_(
@@ -207,7 +208,7 @@ def _hyper(
         if getattr(own, name) is not None
     }
     placeholder = {"lr": 0.0} if "step_size" in scalars else {}
-    group, own_layout = _group_of(cls, like, {**placeholder, **given})
+    group, own_layout = calls.group_of(cls, like, {**placeholder, **given})
     hyper = group.at(step - 1)
     if scalars:
         hyper = hyper._replace(**scalars)
@@ -218,33 +219,6 @@ def _hyper(
         if "lr" in given and not decays:
             raise TypeError("lr and step_size are given; step_size replaces lr: pass one of them")
     return group, own_layout, hyper
-
-
-def _group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> tuple[Group, Layout]:
-    """The class's numbers; making them takes longer than a small step, so the last ones are kept.
-
-    Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well. Only
-    of Python's own numbers: NumPy 1 prints a float32 as a float64 of another value.
-    """
-    key = (cls, repr(like), repr(given)) if all(map(_is_plain, given.values())) else None
-    made = _kept.get(key) if key is not None else None
-    if made is None:
-        group = cls.like(like, **given).groups[0]
-        made = group, layout(group, {})
-        if len(_kept) >= 256:
-            _kept.clear()
-        if key is not None:
-            _kept[key] = made
-    return made
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return type(value) in (float, int, bool, str, type(None))
-
-
-_kept: dict[tuple[type[Optimizer], str, str], tuple[Group, Layout]] = {}
 
 
 def _step(
@@ -265,6 +239,60 @@ def _step(
     done = calls.again(key, given, numbers, param, grad, arrays, average)
     if done is not None:
         return done
+    group, own_layout, hyper, used = _checked(cls, states, like, given, numbers, average)
+    values, grads, columns = _as_lists(param, grad, used)
+    on_gpu = bool(values) and is_on_gpu(values[0])
+    if on_gpu:
+        from cyopt.cuda import kept
+
+        gpu_key = kept.key_of(own_layout, values)
+        arrays_there = list(chain(values, *columns.values()))
+        held = kept.find(gpu_key, arrays_there)
+        done = held.call(values, grads, hyper, step) if held else None
+        if done is not None:
+            return done
+    names = [str(i) for i in range(len(values))]
+    params = as_params(values, names)
+    for array in params:
+        check_rounded(hyper, array.dtype)
+    rows = [
+        {name: _state(column[i], array, f"{name} of {i}") for name, column in columns.items()}
+        for i, array in enumerate(params)
+    ]
+    written = written_ranges(names, params, rows)
+    checked = as_grads(grads, names, params, [own_layout] * len(params), written)
+    plan_of: Any = kept.KeptPlan if on_gpu else _cpu.Plan
+    plan = plan_of(
+        params,
+        [[row[s] if s else None for s in own_layout.slots] for row in rows],
+        [row.get(AVERAGE) for row in rows],
+        [own_layout],
+        [0] * len(params),
+        np.full(len(params), step - 1, np.int64),
+        np.zeros(1, np.int64),
+        np.array(measurements()),
+        written,
+    )
+    if on_gpu:
+        plan.keep(gpu_key, arrays_there)
+        return bool(plan.call_checked(values, checked, hyper, step))
+    plan.set_hypers([hyper])
+    call = _cpu.Call(plan)
+    if not group.schedules:  # of a framework's default: another number at each step
+        calls.keep(key, call)
+    return call.run(checked)
+
+
+def _checked(
+    cls: type[Optimizer],
+    states: dict[str, Any],
+    like: str,
+    given: dict[str, Any],
+    numbers: calls.Numbers,
+    average: Any,
+) -> tuple[Group, Layout, Hyper, dict[str, Any]]:
+    """The numbers of a step, and the state and average that it uses."""
+    step = numbers.step
     whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
     if not whole or not 1 <= step < 2**62:
         raise TypeError(f"step is {step!r}; expected an integer from 1: 1 in the first step")
@@ -279,47 +307,7 @@ def _step(
             raise TypeError(f"{name} {need} by {hyper.rule} with these hyperparameters")
     used = {name: states[name] for name in own_layout.slots if name}
     used = used if average is None else {**used, AVERAGE: average}
-    values, grads, columns = _as_lists(param, grad, used)
-    on_gpu = bool(values) and is_on_gpu(values[0])
-    if on_gpu:
-        from cyopt.cuda import kept
-
-        place = kept.key_of(own_layout, values)
-        arrays_there = list(chain(values, *columns.values()))
-        held = kept.find(place, arrays_there)
-        done = held.call(values, grads, hyper, step) if held else None
-        if done is not None:
-            return done
-    names = [str(i) for i in range(len(values))]
-    params = as_params(values, names)
-    for array in params:
-        check_rounded(hyper, array.dtype)
-    rows = [
-        {name: _state(column[i], array, f"{name} of {i}") for name, column in columns.items()}
-        for i, array in enumerate(params)
-    ]
-    written = check_places(names, params, rows)
-    checked = as_grads(grads, names, params, [own_layout] * len(params), written)
-    plan_of: Any = kept.KeptPlan if on_gpu else _cpu.Plan
-    plan = plan_of(
-        params,
-        [[row[s] if s else None for s in own_layout.slots] for row in rows],
-        [row.get(AVERAGE) for row in rows],
-        [own_layout],
-        [0] * len(params),
-        np.full(len(params), step - 1, np.int64),
-        np.zeros(1, np.int64),
-        np.zeros(4),
-        written,
-    )
-    if on_gpu:
-        plan.keep(place, arrays_there)
-        return bool(plan.call_checked(values, checked, hyper, step))
-    plan.set_hypers([hyper])
-    call = _cpu.Call(plan)
-    if not group.schedules:  # of a framework's default: another number at each step
-        calls.keep(key, call)
-    return call.run(checked)
+    return group, own_layout, hyper, used
 
 
 def _as_lists(

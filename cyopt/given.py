@@ -87,7 +87,7 @@ def as_same_params(
     return params
 
 
-def as_grad(
+def _as_grad(
     value: Any, name: str, like: Array | Spec, layout: Layout, written: Written
 ) -> Array | None:
     """The gradient of a parameter like this as an array that a step can read; None skips."""
@@ -115,7 +115,7 @@ def as_grads(
     written: Written,
 ) -> list[Array | None]:
     """The gradients of all parameters, checked in full; those that are set to zero are apart."""
-    grads = [as_grad(*row, written) for row in zip(values, names, likes, layouts, strict=True)]
+    grads = [_as_grad(*row, written) for row in zip(values, names, likes, layouts, strict=True)]
     if any(layout.zero_grads for layout in layouts):
         places = [f"gradient of {name!r}" for name in names]
         check_apart(grads, places, [layout.zero_grads for layout in layouts])

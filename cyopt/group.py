@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cyopt import _cpu, conventions, trees
+from cyopt import _cpu, conventions
 from cyopt.given import Layout
 from cyopt.hints import unknown_name
 from cyopt.hyper import (
-    CHOICES,
-    FLAGS,
+    FIXED,
     INITIAL,
     LIMITS,
     PLAIN_NUMBERS,
@@ -32,8 +31,7 @@ from cyopt.rules import RULES
 if TYPE_CHECKING:
     from cyopt.optimizer import Optimizer
 
-
-_PLACES = {field: i for i, field in enumerate(Hyper._fields)}
+_FIELD_INDEX = {field: i for i, field in enumerate(Hyper._fields)}
 
 
 class Group:
@@ -128,8 +126,7 @@ class Group:
                 )
             old = self._values[name]
             values[name] = checked(name, value)
-            fixed = name in FLAGS or name in CHOICES or name in INITIAL
-            if (fixed and values[name] != old) or (
+            if (name in FIXED and values[name] != old) or (
                 name == "ema" and (values[name] is None) != (old is None)
             ):
                 raise ValueError(
@@ -195,7 +192,7 @@ def _replaced(hyper: Hyper, fields: Mapping[str, Any]) -> Hyper:
     """`hyper._replace(**fields)`, in half the time."""
     values: list[Any] = list(hyper)
     for field, value in fields.items():
-        values[_PLACES[field]] = value
+        values[_FIELD_INDEX[field]] = value
     return Hyper._make(values)
 
 
@@ -244,29 +241,6 @@ def hypers_at(
 ) -> list[Hyper]:
     """The numbers of each group after `steps` completed steps, checked for its own dtypes."""
     return [group.at(steps, dtypes) for group, dtypes in zip(groups, dtypes_of, strict=True)]
-
-
-def add_group(opt: Optimizer, group: Mapping[str, Any]) -> None:
-    """See `Optimizer.add_group`: all of it, or nothing."""
-    old = opt._lists[None]
-    old.params(trees.leaves(opt._tree(), opt._structure, "params"))
-    former = opt._structure
-    parts = former.children if opt._grouped and former else (former,)
-    parts = (*parts, trees.structure(group["params"]))
-    before = {name: getattr(opt, name) for name in opt._SAVED}
-    try:
-        given = opt._given if opt._grouped else [{"params": opt._given}]
-        opt._given, opt._grouped = [*given, group], True
-        opt._groups = (*opt._groups, opt._group(group))
-        is_flat = all(part is None for part in parts)
-        opt._structure = trees.Node(tuple(range(len(parts))), parts, False, is_flat)
-        made = opt._make_list(opt._tree())
-        made.take_state(old)
-        opt._lists = {None: made}
-    except BaseException:
-        for name, value in before.items():
-            setattr(opt, name, value)
-        raise
 
 
 class OneGroup:

@@ -47,6 +47,11 @@ class Hyper(NamedTuple):
     clip_per_array: bool = False
     skip_nonfinite: bool = False
 
+    @property
+    def needs_norm(self) -> bool:
+        """Whether a step measures its gradients, as `cyopt_needs_norm` of `src_c`."""
+        return self.skip_nonfinite or self.clip_norm != 0
+
 
 class Common(TypedDict, total=False):
     """The hyperparameters that every class has beside `lr` and `weight_decay`."""
@@ -160,6 +165,8 @@ _CAUSES = {
 }  # the others are at most 1
 # Used once, when the state is made: a schedule or a later change would have no effect.
 INITIAL = ("initial_accumulator_value", "initial_square_avg")
+# What decides the formula or the state, from when the optimizer is made.
+FIXED = {*FLAGS, *CHOICES, *INITIAL}
 _NO_SCHEDULE = (*INITIAL, "step_size", "denom_scale")
 
 

@@ -7,8 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 
-# Norms of gradients, change, parameters, below 0 if not measured; whether the step was skipped.
-NOT_MEASURED = (-1.0, -1.0, -1.0, 0.0)
+
+def measurements(grad_norm: float = -1.0, skipped: bool = False) -> tuple[float, ...]:
+    """What a step measured: norms of gradients, change and parameters; whether it was skipped.
+
+    A norm below 0 was not measured.
+    """
+    return grad_norm, -1.0, -1.0, float(skipped)
 
 
 class Pending(enum.Enum):

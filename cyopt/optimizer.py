@@ -12,7 +12,6 @@ from cyopt import _cpu, checkpoint, conventions, trees
 from cyopt.group import (
     CommonAttributes,
     Group,
-    add_group,
     current_params,
     format_values,
     hyperparameters,
@@ -22,7 +21,7 @@ from cyopt.group import (
 )
 from cyopt.hints import unknown_name
 from cyopt.hyper import Hyper
-from cyopt.measured import NOT_MEASURED, Done, Measured
+from cyopt.measured import Done, Measured, measurements
 from cyopt.parameters import ParameterList, Versions, check_lasting
 from cyopt.state import Averages, State
 
@@ -66,7 +65,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         if type(self).rule_of is Optimizer.rule_of:
             raise TypeError(f"{type(self).__name__} has no rule; use a class such as cyopt.Adam")
         self._steps = np.zeros(1, np.int64)
-        self._measured = np.array(NOT_MEASURED)
+        self._measured = np.array(measurements())
         self.check_names(hyperparameters)
         self._framework = "torch"
         self._defaults = dict(hyperparameters)
@@ -169,8 +168,8 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         keyed: bool = False,
     ) -> ParameterList:
         layouts = [layout(group, self.initial_values) for group in self.groups]
-        with np.errstate(over="ignore"):
-            shared = (self._steps, self._measured, self._plan_type, keyed)
+        shared = (self._steps, self._measured, self._plan_type, keyed)
+        with np.errstate(over="ignore"):  # `check_initial` refuses what overflows
             made = ParameterList(names, values, group_of, layouts, *shared)
         for group, dtypes in zip(self.groups, made.dtypes_of, strict=True):
             if not keyed:  # a key has a count of its own, and is checked when it steps
@@ -195,7 +194,28 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
             raise TypeError("this optimizer has no parameters of its own: make it with params")
         if not is_groups([group]):
             raise TypeError(f"group is {group!r}; expected a mapping with the key 'params'")
-        self._gate.run(add_group, self, group)
+        self._gate.run(self._add_group, group)
+
+    def _add_group(self, group: Mapping[str, Any]) -> None:
+        """All of it, or nothing."""
+        old, former = self._lists[None], self._structure
+        old.params(trees.leaves(self._tree(), former, "params"))
+        parts = former.children if self._grouped and former else (former,)
+        parts = (*parts, trees.structure(group["params"]))
+        before = {name: getattr(self, name) for name in self._SAVED}
+        try:
+            given = self._given if self._grouped else [{"params": self._given}]
+            self._given, self._grouped = [*given, group], True
+            self._groups = (*self._groups, self._group(group))
+            is_flat = all(part is None for part in parts)
+            self._structure = trees.Node(tuple(range(len(parts))), parts, False, is_flat)
+            made = self._make_list(self._tree())
+            made.take_state(old)
+            self._lists = {None: made}
+        except BaseException:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
 
     def _step(self, params: Any, grads: Any, norms: bool, stream: Any) -> Done:
         """A step that is not like the last one: everything is checked. Inside the gate."""

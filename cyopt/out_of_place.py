@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cyopt import _cpu
-from cyopt.arrays import Array, as_array, elements_apart, sharing
+from cyopt.arrays import Array, as_array, elements_apart, is_foreign, sharing
 from cyopt.cuda.libraries import is_on_gpu
 from cyopt.functional import adagrad_, adam_, rmsprop_, sgd_
 
@@ -112,7 +112,7 @@ def _returned(
     update(copies if several else copies[0], grad, *states, **others)
     if out is None:
         return copies if several else copies[0]
-    _cpu.assign(list(zip(map(np.asarray, _each(out)), copies, strict=True)))
+    _cpu.copy_into(list(zip(map(np.asarray, _each(out)), copies, strict=True)))
     return out
 
 
@@ -144,8 +144,7 @@ def _arrays(what: str, values: Sequence[Any]) -> list[Array]:
 
 
 def _is_array(value: object) -> bool:
-    foreign = hasattr(value, "__dlpack__") and not isinstance(value, np.generic)
-    return type(value) in (np.ndarray, np.memmap) or foreign
+    return type(value) in (np.ndarray, np.memmap) or is_foreign(value)
 
 
 def _check_out(out: Sequence[Any], copies: Sequence[Array], others: Sequence[Array]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +17,6 @@ from cyopt.arrays import (
     check_written,
     device_name,
     device_of,
-    distinct,
     full_like,
 )
 from cyopt.cuda.arrays import DeviceArray
@@ -49,7 +48,7 @@ class ParameterList:
         plan_type: type[Any] = _cpu.Plan,
         keyed: bool = False,
     ) -> None:
-        distinct(names)
+        _check_distinct(names)
         arrays = as_params(values, names)
         check_written(arrays, [f"parameter {name!r}" for name in names])
         self.names = list(names)
@@ -76,11 +75,6 @@ class ParameterList:
         self.__dict__.update(state)
         self.counts = as_own(self.counts)
         self.state = [{s: as_own(a) for s, a in arrays.items()} for arrays in self.state]
-
-    @property
-    def team(self) -> int:
-        """How many threads the last step was cut for."""
-        return self.plan.team if self.plan is not None else 1
 
     @property
     def size(self) -> int:
@@ -172,7 +166,7 @@ class ParameterList:
     def _make_plan(self, values: Sequence[Any]) -> Any:
         """Check where parameters and state lie in full, and make a plan for there."""
         params = self.params(values)
-        written = check_places(self.names, params, self.state)
+        written = written_ranges(self.names, params, self.state)
         states = [
             [state[s] if s else None for s in layout.slots]
             for state, layout in zip(self.state, self.layout_of, strict=True)
@@ -180,8 +174,19 @@ class ParameterList:
         averages = [state.get(AVERAGE) for state in self.state]
         arrays = (params, states, averages, self.layouts, self.group_of)
         counters = (self.counts, self.steps, self.measured)
-        made = plan_class(self.device, self.plan_type)
+        made = _plan_class(self.device, self.plan_type)
         return made(*arrays, *counters, written, self.keyed)
+
+
+def _check_distinct(names: Iterable[str]) -> None:
+    """Names identify state: two parameters may not have the same one."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(
+                f"two parameters have the name {name!r}; rename a key so that paths are distinct"
+            )
+        seen.add(name)
 
 
 def _check_capturable(layouts: Sequence[Layout], device: int | None, known: bool) -> None:
@@ -200,7 +205,7 @@ def _check_schedules(layouts: Sequence[Layout], hypers: Sequence[Hyper]) -> None
         )
 
 
-def plan_class(device: int | None, plan_type: type[Any] = _cpu.Plan) -> type[Any]:
+def _plan_class(device: int | None, plan_type: type[Any]) -> type[Any]:
     """The backend for arrays on this device, as of `device_of`."""
     if device is None:
         return plan_type
@@ -238,7 +243,7 @@ def _new_state(param: Array, layout: Layout) -> dict[str, Array]:
     return state
 
 
-def check_places(
+def written_ranges(
     names: Sequence[str], params: Sequence[Array], states: Sequence[Mapping[str, Array]]
 ) -> Written:
     """Where a step writes, if no two of the arrays that it writes overlap."""

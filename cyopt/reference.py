@@ -21,6 +21,7 @@ import numpy as np
 from cyopt import rules
 from cyopt.arrays import Array, Written
 from cyopt.hyper import Hyper
+from cyopt.measured import measurements
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -79,8 +80,6 @@ def square_sum(array: Array, param: Array, s: float = 1.0) -> float:
 class Plan:
     """The plan of `cyopt._cpu`, in NumPy: what one step over a list of parameters does."""
 
-    team = 1
-
     def __init__(
         self,
         params: Sequence[Array],
@@ -124,7 +123,7 @@ class Plan:
             i: rules.prepare(self._hypers[self._group_of[i]], int(self._counts[i]) + 1)
             for i in loaded
         }
-        self._measured[:] = (-1.0, -1.0, -1.0, 0.0)
+        self._measured[:] = measurements()
         finite = self._measure(loaded, scalars, norms)
         if finite:
             before = {i: self._params[i].copy("K") for i in loaded}

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy import sqrt
 
-from cyopt.hyper import Hyper
+if TYPE_CHECKING:
+    from cyopt.hyper import Hyper
 
 Array = Any  # an ndarray or a NumPy scalar: the rules are written for both
 Scalars = Any  # the numbers of `prepare` as attributes, and `zero`
@@ -84,11 +85,11 @@ def rmsprop(
 ) -> tuple[Array, ...]:
     """RMSProp. Tieleman & Hinton 2012; centered: Graves 2013."""
     square_avg = h.b2 * square_avg + h.c2 * (g * g)
-    d = square_avg
+    x = square_avg
     if centered:
         grad_avg = h.b2 * grad_avg + h.c2 * g
-        d = maximum(h.zero, square_avg - grad_avg * grad_avg)
-    u = g / (sqrt(d + h.eps_in) + h.eps)
+        x = maximum(h.zero, square_avg - grad_avg * grad_avg)
+    u = g / (sqrt(x + h.eps_in) + h.eps)
     if velocity:
         momentum_buffer = h.mu * momentum_buffer + h.a * u
         u = momentum_buffer

@@ -36,10 +36,10 @@ enum cyopt_dtype { CYOPT_FLOAT32, CYOPT_FLOAT64, CYOPT_N_DTYPES };
 
 /* Every rule: X(name, function in rules.h, variant flags, mask of the state slots it uses, cost).
  * The cost is how long a line (64 bytes of the parameter) takes inside the caches, in units of half
- * a nanosecond: 10 if there is a division or root (measured in float32; see CYOPT_DEFAULT_GRAIN),
- * else the number of arrays that are read and written, less one, as beside so little work the lines
- * that come from another core's cache cost most. New rules go to the end: the numbers are compiled
- * into hosts. */
+ * a nanosecond: 10 if there is a division or root (measured in float32; see DEFAULT_GRAIN in
+ * update.c), else the number of arrays that are read and written, less one, as beside so little
+ * work the lines that come from another core's cache cost most. New rules go to the end: the
+ * numbers are compiled into hosts. */
 #define CYOPT_RULES(X)                                                                             \
     X(sgd, sgd, 0, 0, 2)                                                                           \
     X(momentum, momentum, 0, 1, 4)                                                                 \
@@ -161,7 +161,8 @@ struct cyopt_config {
     int max_threads;      /* limit for num_threads == 0, such as a cgroup's quota; 0: none */
     int flush_subnormals; /* run the loop with subnormals read and written as zero */
     ptrdiff_t grain;      /* a thread is added for each `grain` of work, at least 1: lines x cost */
-    uintptr_t kernels;    /* a cyopt_kernel_finder: whose kernels run; benchmarks have others */
+    uintptr_t kernels;    /* a cyopt_kernel_finder: whose kernels run; benchmarks have others. An
+                           * integer, as the binding makes a dict of this struct. */
 };
 
 /* Updates n elements of one dense parameter; state as in struct cyopt_array, then the average. */
@@ -214,8 +215,8 @@ int cyopt_step(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyop
 int cyopt_update(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyopt_hyper *hyper,
                  int64_t t, const struct cyopt_config *config);
 
-/* All of it as a table, for code that is not linked with it: the Python package has it in the
- * capsule cyopt._C_API. Functions are added at the end; `size` tells how many there are. */
+/* What a host needs as a table, for code that is not linked with it: the Python package has it in
+ * the capsule cyopt._C_API. Functions are added at the end; `size` tells how many there are. */
 struct cyopt_api {
     int version; /* CYOPT_API_VERSION */
     size_t size; /* bytes of this struct */

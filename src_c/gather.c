@@ -1,33 +1,54 @@
 /* A gradient whose strides or type a kernel cannot read is copied, in the parameter's element
  * order, into a tile that stays in cache; and gradients are set to zero. */
-#include "kernels.h"
+#include "internal.h"
 
 #include <string.h>
 
 #define MAX_NDIM 64 /* NumPy's limit */
 
 /* What is done with n elements of a row, `stride` bytes apart; returns the place behind them in the
- * tile. A fixed size makes memcpy one load and one store. */
+ * tile. */
 typedef char *row_action(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride);
+
+/* Inlined with a constant size, with which memcpy and memset are one store. */
+static inline char *copy(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride, ptrdiff_t size)
+{
+    if (stride == size)
+        memcpy(tile, row, (size_t)(n * size));
+    else
+        for (ptrdiff_t i = 0; i < n; i++)
+            memcpy(tile + i * size, row + i * stride, (size_t)size);
+    return tile + n * size;
+}
+
+static inline char *clear(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride, ptrdiff_t size)
+{
+    if (stride == size)
+        memset(row, 0, (size_t)(n * size));
+    else
+        for (ptrdiff_t i = 0; i < n; i++)
+            memset(row + i * stride, 0, (size_t)size);
+    return tile;
+}
 
 static char *copy_f32(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
 {
-    if (stride == 4)
-        memcpy(tile, row, 4 * (size_t)n);
-    else
-        for (ptrdiff_t i = 0; i < n; i++)
-            memcpy(tile + 4 * i, row + i * stride, 4);
-    return tile + 4 * n;
+    return copy(tile, row, n, stride, 4);
 }
 
 static char *copy_f64(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
 {
-    if (stride == 8)
-        memcpy(tile, row, 8 * (size_t)n);
-    else
-        for (ptrdiff_t i = 0; i < n; i++)
-            memcpy(tile + 8 * i, row + i * stride, 8);
-    return tile + 8 * n;
+    return copy(tile, row, n, stride, 8);
+}
+
+static char *clear_f32(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
+{
+    return clear(tile, row, n, stride, 4);
+}
+
+static char *clear_f64(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
+{
+    return clear(tile, row, n, stride, 8);
 }
 
 static char *round_to_f32(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
@@ -36,26 +57,6 @@ static char *round_to_f32(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
     for (ptrdiff_t i = 0; i < n; i++)
         to[i] = (float)*(const double *)(void *)(row + i * stride);
     return tile + 4 * n;
-}
-
-static char *clear_f32(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
-{
-    if (stride == 4)
-        memset(row, 0, 4 * (size_t)n);
-    else
-        for (ptrdiff_t i = 0; i < n; i++)
-            memset(row + i * stride, 0, 4);
-    return tile;
-}
-
-static char *clear_f64(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride)
-{
-    if (stride == 8)
-        memset(row, 0, 8 * (size_t)n);
-    else
-        for (ptrdiff_t i = 0; i < n; i++)
-            memset(row + i * stride, 0, 8);
-    return tile;
 }
 
 static void each_row(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t n,

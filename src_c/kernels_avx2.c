@@ -1,5 +1,5 @@
 /* The kernels for AVX2, 8 floats a vector. No FMA is enabled: each operation is rounded once. */
-#include "kernels.h"
+#include "internal.h"
 
 #ifdef CYOPT_X86_KERNELS
 #include <math.h> /* before the target: its inline functions are not ours to recompile */

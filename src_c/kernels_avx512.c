@@ -1,5 +1,5 @@
-/* The kernels for AVX512, 16 floats a vector. It has FMA: see kernels.h. */
-#include "kernels.h"
+/* The kernels for AVX512, 16 floats a vector. It has FMA: see internal.h. */
+#include "internal.h"
 
 #ifdef CYOPT_X86_KERNELS
 #include <math.h> /* before the target: its inline functions are not ours to recompile */

@@ -5,10 +5,10 @@
  * cyopt/rules.py says the same in Python. */
 #include "team.h"
 
-#include "fpenv.h"
-
 #include <math.h>
 #include <stdlib.h>
+
+#define READ_COST 2 /* of a line, beside those of CYOPT_RULES */
 
 /* The sum of neighbours, then of neighbouring sums, until one is left; 0 of nothing. */
 static double pairwise_sum(double *x, ptrdiff_t n)
@@ -31,10 +31,9 @@ static int compare(const void *a, const void *b)
     return isnan(x) || isnan(y) ? (isnan(x) != 0) - (isnan(y) != 0) : (x > y) - (x < y);
 }
 
-double cyopt_total_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *sums,
-                        const struct cyopt_scalars *sets)
+double cyopt_compute_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *sums,
+                          const struct cyopt_scalars *sets)
 {
-    const cyopt_fpenv saved = cyopt_fpenv_enter(0);
     double *chunks = sums;
     ptrdiff_t n = 0;
     for (ptrdiff_t i = 0; i < n_arrays; i++) {
@@ -52,7 +51,6 @@ double cyopt_total_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *
     for (ptrdiff_t i = 0; sets && i < n_arrays; i++)
         if (arrays[i].grad && !sets[arrays[i].set].clip_per_array)
             arrays[i].coefficient = cyopt_clip_coefficient(&sets[arrays[i].set], norm);
-    cyopt_fpenv_leave(saved);
     return norm;
 }
 
@@ -106,15 +104,6 @@ int cyopt_square_sums(struct cyopt_array *arrays, ptrdiff_t n_arrays,
         .sums = sums,
         .nonfinite = &nonfinite,
     };
-    cyopt_run_pass(&pass, lines * CYOPT_READ_COST);
+    cyopt_run_pass(&pass, lines * READ_COST);
     return atomic_load(&nonfinite);
-}
-
-int cyopt_measure_gradients(struct cyopt_array *arrays, ptrdiff_t n_arrays,
-                            const struct cyopt_scalars *sets, const struct cyopt_config *config,
-                            struct cyopt_report *report)
-{
-    const int nonfinite = cyopt_square_sums(arrays, n_arrays, sets, config, report->sums);
-    report->grad_norm = cyopt_total_norm(arrays, n_arrays, report->sums, sets);
-    return nonfinite;
 }

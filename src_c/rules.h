@@ -47,7 +47,7 @@ RULE(momentum, momentum_buffer, unused1, unused2)
 }
 
 /* AdaGrad. Duchi, Hazan & Singer 2011.
- *   h = h + g*g           p = k*p - (step*g) / (sqrt(h + eps_in) + eps)
+ *   sum = sum + g*g       p = k*p - (step*g) / (sqrt(sum + eps_in) + eps)
  */
 RULE(adagrad, sum, unused1, unused2)
 {
@@ -56,21 +56,21 @@ RULE(adagrad, sum, unused1, unused2)
 }
 
 /* RMSProp. Tieleman & Hinton 2012; centered: Graves 2013.
- *   v = b2*v + c2*(g*g)   d = v;  centered: q = b2*q + c2*g, d = max(0, v - q*q)
- *   u = g / (sqrt(d + eps_in) + eps)
+ *   v = b2*v + c2*(g*g)   x = v;  centered: q = b2*q + c2*g, x = max(0, v - q*q)
+ *   u = g / (sqrt(x + eps_in) + eps)
  *   p = k*p - step*u;     with momentum: w = mu*w + a*u, p = k*p - step*w
  */
 RULE(rmsprop, square_avg, grad_avg, momentum_buffer)
 {
     const real v = h.b2 * *square_avg + h.c2 * (g * g);
-    real d = v;
+    real x = v;
     *square_avg = v;
     if (variant & CYOPT_CENTERED) {
         const real q = h.b2 * *grad_avg + h.c2 * g;
         *grad_avg = q;
-        d = MAX(ZERO, v - q * q);
+        x = MAX(ZERO, v - q * q);
     }
-    real u = g / (SQRT(d + h.eps_in) + h.eps);
+    real u = g / (SQRT(x + h.eps_in) + h.eps);
     if (variant & CYOPT_VELOCITY)
         u = *momentum_buffer = h.mu * *momentum_buffer + h.a * u;
     return h.k * p - h.step * u;

@@ -1,6 +1,6 @@
 /* Hyperparameters and step count -> the scalars of the rules. All in double, left to right as
  * written; cyopt/rules.py has the same formulas, and a test compares the two bit for bit. */
-#include "kernels.h"
+#include "internal.h"
 
 #include <math.h>
 

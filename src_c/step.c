@@ -129,13 +129,23 @@ static void visit_skipped(const struct cyopt_pass *pass, const struct cyopt_arra
         cyopt_clear(array, first, end - first);
 }
 
-/* Rounded to nearest and with subnormals, whatever the caller's thread has set. Not in scalars.c,
- * as a compiler that sees both may move arithmetic over the change of a register. */
+/* Rounded to nearest and with subnormals, whatever the caller's thread has set. The two are not in
+ * scalars.c and norms.c, as a compiler that sees the arithmetic beside it may move it over the
+ * change of a register. */
 void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scalars *scalars)
 {
     const cyopt_fpenv saved = cyopt_fpenv_enter(0);
     cyopt_compute_scalars(hyper, t, scalars);
     cyopt_fpenv_leave(saved);
+}
+
+static double total_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *sums,
+                         const struct cyopt_scalars *sets)
+{
+    const cyopt_fpenv saved = cyopt_fpenv_enter(0);
+    const double norm = cyopt_compute_norm(arrays, n_arrays, sums, sets);
+    cyopt_fpenv_leave(saved);
+    return norm;
 }
 
 static ptrdiff_t work_of(const struct cyopt_array *array, const struct cyopt_scalars *sets)
@@ -169,7 +179,11 @@ int cyopt_step(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyop
         .has_coefficients = measure,
     };
     report->grad_norm = report->update_norm = report->param_norm = -1.0;
-    report->skipped = measure && cyopt_measure_gradients(arrays, n_arrays, sets, config, report);
+    report->skipped = 0;
+    if (measure) {
+        report->skipped = cyopt_square_sums(arrays, n_arrays, sets, config, report->sums);
+        report->grad_norm = total_norm(arrays, n_arrays, report->sums, sets);
+    }
     if (report->skipped) {
         pass.visit = visit_skipped;
         pass.chunked = 0;
@@ -179,7 +193,7 @@ int cyopt_step(struct cyopt_array *arrays, ptrdiff_t n_arrays, const struct cyop
         return cyopt_run_pass(&pass, work);
     pass.more_sums = report->sums + cyopt_count_chunks(arrays, n_arrays);
     const int team = cyopt_run_pass(&pass, work);
-    report->update_norm = cyopt_total_norm(arrays, n_arrays, pass.sums, NULL);
-    report->param_norm = cyopt_total_norm(arrays, n_arrays, pass.more_sums, NULL);
+    report->update_norm = total_norm(arrays, n_arrays, pass.sums, NULL);
+    report->param_norm = total_norm(arrays, n_arrays, pass.more_sums, NULL);
     return team;
 }

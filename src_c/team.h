@@ -2,7 +2,7 @@
 #ifndef CYOPT_TEAM_H
 #define CYOPT_TEAM_H
 
-#include "kernels.h"
+#include "internal.h"
 
 #include <stdatomic.h>
 
@@ -41,16 +41,6 @@ ptrdiff_t cyopt_chunks_of(const struct cyopt_array *array);
 
 /* Lines of an array that has a gradient, if it begins where a line does; else 0. */
 ptrdiff_t cyopt_lines_of(const struct cyopt_array *array);
-
-/* norms.c: the gradients' norm and the arrays' coefficients; whether the step must be skipped. */
-int cyopt_measure_gradients(struct cyopt_array *arrays, ptrdiff_t n_arrays,
-                            const struct cyopt_scalars *sets, const struct cyopt_config *config,
-                            struct cyopt_report *report);
-
-/* norms.c: the root of all chunks' sums, which are overwritten. With `sets`, the arrays'
- * coefficients as well. */
-double cyopt_total_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *sums,
-                        const struct cyopt_scalars *sets);
 
 static inline ptrdiff_t cyopt_chunks_in(ptrdiff_t size)
 {

@@ -4,7 +4,6 @@ All of `cyopt.cuda` runs on it but `driver`, in whose place it stands.
 """
 
 import ctypes
-import itertools
 
 import kernels_on_host
 import numpy as np
@@ -12,7 +11,6 @@ import numpy as np
 from cyopt import _cpu
 from cyopt.cuda import cache, driver
 
-HANDLES = itertools.count(16)  # of streams
 CU_LAUNCH_KERNEL = ctypes.CFUNCTYPE(
     ctypes.c_int,
     ctypes.c_void_p,

@@ -70,7 +70,7 @@ class Trajectory:
             cyopt.reference.attach(opt)
         for grads in self.grads:
             opt.step([shifted(g, (2 * self.offset) % 5) for g in grads])
-        self.team = opt._lists[None].team
+        self.team = getattr(opt._lists[None].plan, "team", 1)
         return params, [array for entry in opt.state.values() for array in entry.values()]
 
     def check(self):
@@ -143,7 +143,7 @@ def test_lists_of_mixed_sizes_and_dtypes(count, threads):
         ref.step(arrays(seed))
     assert all(map(same_bits, params, expected))
     if _cpu.HAS_THREADS:
-        assert opt._lists[None].team == max(1, min(threads, lines(params)))
+        assert opt._lists[None].plan.team == max(1, min(threads, lines(params)))
 
 
 @pytest.mark.parametrize("isa", _cpu.ISAS_AVAILABLE)

@@ -30,7 +30,7 @@ def team_of(sizes, dtype=np.float32, skip=(), cls=cyopt.SGD):
     grads = [None if i in skip else g for i, g in enumerate(arrays(sizes, dtype, 1))]
     opt = cls(arrays(sizes, dtype), lr=0.1)
     opt.step(grads)
-    return opt._lists[None].team
+    return opt._lists[None].plan.team
 
 
 # ---- how many
@@ -87,7 +87,7 @@ def test_helpers_are_started_once_and_kept():
         for threads in (3, 2, 3, 1, 3, 4):
             cyopt.set_num_threads(threads)
             [opt.step(grads) for _ in range(20)]
-            print(threads, tasks() - before, opt._lists[None].team)
+            print(threads, tasks() - before, opt._lists[None].plan.team)
     """
     printed = [tuple(map(int, line.split())) for line in run_python(code, SMALL).splitlines()]
     assert printed == [(3, 2, 3), (2, 2, 2), (3, 2, 3), (1, 2, 1), (3, 2, 3), (4, 3, 4)]

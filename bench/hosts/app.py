@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from rich import box
@@ -19,7 +20,7 @@ from cyopt.bench import machine
 from cyopt.bench.compare import UNSTEADY
 from cyopt.bench.implementations import Subject
 from cyopt.bench.report import amount, digits, duration, write_json
-from cyopt.bench.timing import Effort, measure, median, ratio, spread
+from cyopt.bench.timing import Effort, measure, ratio, spread
 from cyopt.runtime import Info
 
 from . import HOSTS

@@ -59,7 +59,7 @@ def introduce(
     selection: Selection,
     effort: Effort,
     more: Mapping[str, str],
-    how_to_read: str = report.HOW_TO_READ,
+    how_to_read: str,
 ) -> report.Results:
     """Print the machine and how to read the tables; returns results yet empty."""
     load = machine.load()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from cyopt import _cpu
-from cyopt.bench.implementations import AS_WRITTEN, CYOPT, ON_GPU, TWIN
+from cyopt.bench.implementations import CYOPT, ON_GPU, TWIN
 from cyopt.bench.run import Record
 from cyopt.bench.timing import ratio
 
@@ -42,11 +42,6 @@ DEFAULT_CYOPT = f"{CYOPT} {_cpu.ISAS_AVAILABLE[0]}"
 def default_cyopt(case: Sequence[Record], threads: int) -> Record | None:
     """Cyopt on the GPU, or with the instruction set that it chooses by itself."""
     return find(case, ON_GPU, threads) or find(case, DEFAULT_CYOPT, threads)
-
-
-def numpy_as_written(case: Iterable[Record]) -> Record | None:
-    """NumPy has one thread, in whose rounds cyopt's other numbers of threads took part as well."""
-    return find(case, AS_WRITTEN, 1)
 
 
 def times_faster(record: Record, than: Record | None) -> float | None:

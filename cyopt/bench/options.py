@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from cyopt import _cpu
 from cyopt.bench import _roof
-from cyopt.bench.cases import LR, Array, Case
+from cyopt.bench.cases import LR, Case
 from cyopt.bench.implementations import CYOPT, KERNELS, READ, Subject, choose, parallel
 
 # Such that the parameters are those of a plain step: the reference knows no options. A gradient
@@ -41,7 +41,7 @@ def options(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
                 n,
                 start,
                 prepare,
-                _params(case),
+                lambda: case.params,
                 exact=True,
             )
     (grad,) = case.grads
@@ -52,7 +52,3 @@ def options(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
 
 def _start(names: dict[str, Any], case: Case, arguments: dict[str, Any]) -> None:
     names["opt"] = case.rule.cls(case.params, lr=LR, **case.rule.arguments, **arguments)
-
-
-def _params(case: Case) -> Callable[[], Sequence[Array]]:
-    return lambda: case.params

@@ -32,7 +32,7 @@ from cyopt.bench.run import Record
 from cyopt.bench.workloads import MODELS, short
 from cyopt.extras import beside
 
-ROOFS: dict[str, dict[str, Any]] = {
+ROOF_STYLES: dict[str, dict[str, Any]] = {
     TWIN: {"color": "black", "linestyle": "--", "linewidth": 1.3, "zorder": 5},
     COPY: {"color": "0.55", "linestyle": "-.", "linewidth": 1.2, "marker": "x"},
     TRIAD: {"color": "0.55", "linestyle": ":", "linewidth": 1.6, "marker": "+"},
@@ -76,9 +76,9 @@ def save(path: Path, records: Sequence[Record]) -> list[Path]:
 def styles_of(names: Sequence[str]) -> dict[str, Style]:
     """How each implementation is drawn, the same in all pictures."""
     ours = [name for name in names if name.startswith(CYOPT)]
-    others = [name for name in names if name not in ROOFS and name not in ours]
+    others = [name for name in names if name not in ROOF_STYLES and name not in ours]
     return {
-        **ROOFS,
+        **ROOF_STYLES,
         **dict(zip(ours, OURS, strict=False)),
         **{
             name: {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.2}
@@ -148,7 +148,7 @@ def draw_models(
     top = DEVICE_COPY if find(cases[0], DEVICE_COPY, 1) else TWIN
     base = AS_WRITTEN if find(cases[0], AS_WRITTEN, 1) else top
     here = unique(r.implementation for r in records if r.threads == threads)
-    names = [n for n in here if n not in (*ROOFS, base) and not n.startswith(CYOPT)] + [CYOPT]
+    names = [n for n in here if n not in (*ROOF_STYLES, base) and not n.startswith(CYOPT)] + [CYOPT]
     width = min(0.84 / len(names), 0.3)
     left = np.arange(len(cases)) - width * len(names) / 2
     foot = 1 if base == AS_WRITTEN else 0  # bars on a logarithmic axis stand on 1
@@ -158,7 +158,7 @@ def draw_models(
         axes.bar(left + (i + 0.5) * width, speeds - foot, width, foot, label=name, color=colour)
     roofs = np.array([speed(case, top, base, threads) for case in cases])
     right = left + width * len(names)
-    axes.hlines(roofs, left, right, label=top, **ROOFS[top])
+    axes.hlines(roofs, left, right, label=top, **ROOF_STYLES[top])
     behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
     for x, ours in zip(right - width / 2, speeds, strict=True):
         if ours > 0:  # not NaN

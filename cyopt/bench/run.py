@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from timeit import Timer
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import psutil
 
 from cyopt.bench.cases import CHECKED_STEPS, Case, Rule
 from cyopt.bench.implementations import ROOF_BYTES, ROOFS, Implementation, Subject
-from cyopt.bench.timing import Effort, measure, median, spread
+from cyopt.bench.timing import Effort, measure, spread
 from cyopt.bench.workloads import Workload
 
 # An update agrees with the reference if no parameter is off by more than this part of the largest

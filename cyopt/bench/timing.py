@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-import statistics
 from collections.abc import Callable, Sequence
+from statistics import median, quantiles
 from timeit import Timer
 from typing import NamedTuple
 
@@ -71,14 +71,9 @@ def _calibrate(subject: Subject, timer: Timer, effort: Effort) -> int:
     return n
 
 
-def median(values: Sequence[float]) -> float:
-    """The value in the middle."""
-    return statistics.median(values)
-
-
 def spread(values: Sequence[float]) -> float:
     """The distance of the quartiles, as a part of the median."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, middle, high = quantiles(values, n=4, method="inclusive")
     return (high - low) / middle
 
 

@@ -107,15 +107,14 @@ def gpt2() -> list[Shape]:
     return [(50_257, width), (1_024, width), *(shape for _ in range(12) for shape in layer), *norm]
 
 
-# name -> (what it is, its shapes)
-MODELS: dict[str, tuple[str, Callable[[], list[Shape]]]] = {
-    "digits": ("MLP 64-32-10", lambda: mlp(64, 32, 10)),
-    "mnist": ("MLP 784-256-128-10", lambda: mlp(784, 256, 128, 10)),
-    "many-small": ("1,000 arrays of 1,000", lambda: [(1_000,)] * 1_000),
-    "sparse-text": ("MLP 20,000-100-1", sparse_text),
-    "spacy": ("HashEmbedCNN tagger", spacy),
-    "resnet50": ("ResNet-50", resnet50),
-    "gpt2": ("GPT-2 small", gpt2),
+MODELS: dict[str, Callable[[], list[Shape]]] = {
+    "digits": lambda: mlp(64, 32, 10),
+    "mnist": lambda: mlp(784, 256, 128, 10),
+    "many-small": lambda: [(1_000,)] * 1_000,
+    "sparse-text": sparse_text,
+    "spacy": spacy,
+    "resnet50": resnet50,
+    "gpt2": gpt2,
 }
 
 
@@ -123,4 +122,4 @@ def model(name: str) -> Workload:
     """The parameter list of an architecture."""
     if name not in MODELS:
         raise ValueError(f"{name!r} is no model; known: {', '.join(MODELS)}")
-    return Workload(name, MODELS[name][1]())
+    return Workload(name, MODELS[name]())

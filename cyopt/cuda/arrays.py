@@ -180,13 +180,13 @@ class DeviceArray:
         return f"DeviceArray({self.dtype.name} of shape {self.shape} on GPU {self.device})"
 
 
-def take_up(pairs: Sequence[tuple[DeviceArray, DeviceArray]], *rest: Any) -> None:
-    """`cyopt._cpu.take_up`, which copies these arrays as well, each from one with its strides."""
+def commit(pairs: Sequence[tuple[DeviceArray, DeviceArray]], *rest: Any) -> None:
+    """`cyopt._cpu.commit`, which copies these arrays as well, each from one with its strides."""
     device = driver.device(pairs[0][0].device)
     device.wait()
     with device:
         copies = [device.copy_compiled(to.address, of.address, to.nbytes) for to, of in pairs]
-        _cpu.take_up(copies, *rest)
+        _cpu.commit(copies, *rest)
         device.wait()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cyopt.arrays import same_order
 from cyopt.cuda import cache
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.driver import THREADS, Call, Device
@@ -84,6 +85,4 @@ class Gatherer:
 
 def is_dense_like(grad: DeviceArray, param: DeviceArray) -> bool:
     """Whether the kernels of the rules can read it as it is."""
-    c_order = grad.flags.c_contiguous and param.flags.c_contiguous
-    f_order = grad.flags.f_contiguous and param.flags.f_contiguous
-    return bool(grad.dtype == param.dtype and (c_order or f_order))
+    return grad.dtype == param.dtype and same_order(grad, param)

@@ -20,7 +20,7 @@ from cyopt import _cpu
 LEGACY_STREAM = 1
 
 
-# What torch does for the imaginary part of a conjugate.
+# torch's `.conj().imag` negates when it is read; the numbers in memory have the other sign.
 NEGATED = "is a view whose numbers are to be negated when they are read; pass its .resolve_neg()"
 
 # Where an array lies, then all else that tells it from another one there: only the address may
@@ -82,13 +82,13 @@ def _asked(cls: type) -> tuple[Any, ...]:
     library = _of_type(cls)
     is_lazy = getattr(cls, library.is_lazy, None) if library.is_lazy else None
     only_reshaped = library.only_reshaped and _is_exact(cls)
-    return _exchange(cls), is_lazy, library.identity, only_reshaped
+    return _dlpack_table(cls), is_lazy, library.identity, only_reshaped
 
 
 @lru_cache(1024)
-def _exchange(cls: type) -> _cpu.Exchange | None:
+def _dlpack_table(cls: type) -> _cpu.DLPackTable | None:
     capsule = getattr(cls, "__dlpack_c_exchange_api__", None) if _is_exact(cls) else None
-    return None if capsule is None else _cpu.Exchange.of(capsule)
+    return None if capsule is None else _cpu.DLPackTable.of(capsule)
 
 
 def _is_exact(cls: type) -> bool:
@@ -171,9 +171,9 @@ def _torch_identity(value: Any) -> Identity:
 
 
 def _torch_stream(value: Any, device: int) -> int:
-    exchange = _exchange(type(value))  # type: ignore[arg-type]  # as in `of`
-    if exchange is not None:
-        return exchange.stream(device) or LEGACY_STREAM
+    table = _dlpack_table(type(value))  # type: ignore[arg-type]  # as in `of`
+    if table is not None:
+        return table.stream(device) or LEGACY_STREAM
     handle: int = sys.modules["torch"].cuda.current_stream(device).cuda_stream
     return handle or LEGACY_STREAM
 
@@ -216,26 +216,40 @@ def _own_stream(value: Any, device: int) -> int:
     return LEGACY_STREAM
 
 
-_OTHER = Library(_interface, _identity, _stream, False, None, _has_interface)
+_OTHER = Library(
+    interface=_interface,
+    identity=_identity,
+    stream=_stream,
+    has_current_stream=False,
+    device=None,
+    is_on_gpu=_has_interface,
+)
 _TORCH = Library(
-    _torch_interface,
-    _torch_identity,
-    _torch_stream,
-    True,
-    _torch_device,
-    _is_cuda,
+    interface=_torch_interface,
+    identity=_torch_identity,
+    stream=_torch_stream,
+    has_current_stream=True,
+    device=_torch_device,
+    is_on_gpu=_is_cuda,
     exact=("torch.Tensor", "torch.nn.parameter.Parameter"),
     is_lazy="is_neg",
 )
 _CUPY = Library(
-    _cupy_interface,
-    _cupy_identity,
-    _cupy_stream,
-    True,
-    _cupy_device,
-    _cupy_is_array,
+    interface=_cupy_interface,
+    identity=_cupy_identity,
+    stream=_cupy_stream,
+    has_current_stream=True,
+    device=_cupy_device,
+    is_on_gpu=_cupy_is_array,
     exact=("cupy.ndarray",),
     only_reshaped=True,
 )
-_OWN = Library(_interface, "identity", _own_stream, True, _own_device, _has_interface)
+_OWN = Library(
+    interface=_interface,
+    identity="identity",
+    stream=_own_stream,
+    has_current_stream=True,
+    device=_own_device,
+    is_on_gpu=_has_interface,
+)
 _LIBRARIES = {"torch": _TORCH, "cupy": _CUPY}

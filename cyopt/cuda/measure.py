@@ -268,4 +268,4 @@ def decide(table, entries, first, last, sums, counts, report, leads):  # type: i
             store(scalars + ITEMSIZE * STEP, real(step))
 
 
-KERNELS = (squares, keep, distances, pairs, rank, decide)
+KERNELS = (squares, keep, distances, pairs, rank, decide)  # for tests

@@ -22,12 +22,12 @@ from cyopt.cuda.source import Variant
 from cyopt.cuda.streams import Streams, check_capture
 from cyopt.cuda.tables import Table
 from cyopt.hyper import Hyper
-from cyopt.measured import NOT_MEASURED, PENDING, Done
+from cyopt.measured import PENDING, Done, measurements
 
 if TYPE_CHECKING:
     from cyopt.given import Layout
 
-_NOTHING = np.array(NOT_MEASURED)
+_NOTHING = np.array(measurements())
 _NOT_PENDING = np.zeros(2)
 _STEPS = count(1)
 
@@ -36,8 +36,6 @@ Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 class Plan:
     """The plan of `cyopt._cpu` for arrays on a GPU."""
-
-    team = 1
 
     def __init__(
         self,
@@ -175,9 +173,7 @@ class Plan:
         self._is_given = np.array([grad is not None for grad in grads], np.int64)
         self._groups_of_given = sorted({self._group_of[i] for i in self._given})
         self._norms = norms
-        self._measures = norms or any(
-            h.clip_norm != 0 or h.skip_nonfinite for h in self._of_given()
-        )
+        self._measures = norms or any(h.needs_norm for h in self._of_given())
         self._decides = self._capturable or self._measures
         self._batches = self._make_batches()
         self._calls = {}
@@ -269,7 +265,7 @@ class Plan:
         self.captured = self.captured or captured
         self._current = unseen  # else the host's are right, should what follows not come to its end
         told = [
-            (self._measured, np.array([mark, -1, -1, 0], np.float64)),
+            (self._measured, np.array(measurements(mark))),
             (self._pending, np.array([mark, since])),
         ]
         _cpu.perform(calls if unseen else [*calls, self._count()], told)
@@ -320,7 +316,7 @@ class Plan:
         if since[0]:
             total = counts[:1] if self._keyed else np.array([steps])
             pairs = [(self._counts, counts), (self._steps, total)]
-            _cpu.perform([(_cpu.raise_to, pair) for pair in pairs], [], self._pending[1:], since)
+            _cpu.perform([(_cpu.at_least, pair) for pair in pairs], [], self._pending[1:], since)
         # A later step of another list may have measured since. When a replay was, nobody knows.
         unless = () if self.captured else (self._measured[:1], mark)
         _cpu.perform([], [(self._measured, measured)], *unless)

@@ -23,6 +23,13 @@ def parse(function: Callable[..., Any]) -> ast.FunctionDef:
     return tree
 
 
+def _as_addition(operator: type[ast.operator], right: ast.expr) -> tuple[Any, ast.expr]:
+    """Subtraction: a - b is a + -b, also in its bits."""
+    if operator is ast.Sub:
+        return ast.Add, ast.UnaryOp(ast.USub(), right)
+    return operator, right
+
+
 class RuleRewriter(ast.NodeTransformer):
     """Statements of `cyopt.rules` in terms of primitives; `h.x` becomes `h_x`."""
 
@@ -32,9 +39,7 @@ class RuleRewriter(ast.NodeTransformer):
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         left, right = self.visit(node.left), self.visit(node.right)
-        operator = type(node.op)
-        if operator is ast.Sub:  # a - b is a + -b, also in its bits
-            operator, right = ast.Add, ast.UnaryOp(ast.USub(), right)
+        operator, right = _as_addition(type(node.op), right)
         if operator not in _OPERATORS:
             raise SyntaxError(f"a rule has no such operator: {ast.unparse(node)}")
         return ast.Call(ast.Name(_OPERATORS[operator]), [left, right], [])
@@ -89,9 +94,7 @@ class DoubleRewriter(ast.NodeTransformer):
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         left, right = self.visit(node.left), self.visit(node.right)
-        operator = type(node.op)
-        if operator is ast.Sub:
-            operator, right = ast.Add, ast.UnaryOp(ast.USub(), right)
+        operator, right = _as_addition(type(node.op), right)
         if operator not in _OPERATORS:  # of integers
             return ast.BinOp(left, node.op, right)
         return ast.Call(ast.Name(f"{_OPERATORS[operator]}_double"), [left, right], [])

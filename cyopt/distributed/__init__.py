@@ -5,7 +5,7 @@
     norms        norms of gradients of which each rank has a part
     exchange     gradients into buckets, buckets reduced, while others are still being made
     parallel     DataParallel: a step of all ranks
-    share        what a rank keeps of an optimizer's state with `shard`
+    shard        what a rank keeps of an optimizer's state with `shard`
     failure      an error on one rank ends the job
     sampling     which samples of each mini-batch are a rank's own
 

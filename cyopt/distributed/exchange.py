@@ -10,22 +10,22 @@ import numpy as np
 from mpi4py import MPI
 
 from cyopt.arrays import Array
-from cyopt.distributed.layout import Line, Piece, flat
+from cyopt.distributed.layout import FlatBuffer, Piece, flat
 
 
 class Exchange:
-    """The buckets of all lines, in the one order in which every rank starts their reductions."""
+    """The buckets of all buffers, in the one order in which every rank starts their reductions."""
 
     def __init__(
-        self, comm: Any, lines: Sequence[Line], params: Sequence[Array], shard: bool
+        self, comm: Any, buffers: Sequence[FlatBuffer], params: Sequence[Array], shard: bool
     ) -> None:
-        self._comm, self._lines, self._params, self._shard = comm, lines, params, shard
-        self._buckets = [(line, k) for line in lines for k in range(len(line.buckets))]
-        self._line_of = {i: line for line in lines for i in line.members}
-        places = {(id(line), k): n for n, (line, k) in enumerate(self._buckets)}
+        self._comm, self._params, self._shard = comm, params, shard
+        self._buckets = [(buffer, k) for buffer in buffers for k in range(len(buffer.buckets))]
+        self._buffer_of = {i: buffer for buffer in buffers for i in buffer.members}
+        places = {(id(buffer), k): n for n, (buffer, k) in enumerate(self._buckets)}
         self._buckets_of = {
-            i: [places[id(line), k] for k in line.buckets_of(i)]
-            for i, line in self._line_of.items()
+            i: [places[id(buffer), k] for k in buffer.buckets_of(i)]
+            for i, buffer in self._buffer_of.items()
         }
         self._members = [0] * len(self._buckets)
         for buckets in self._buckets_of.values():
@@ -35,19 +35,19 @@ class Exchange:
         # With `shard`: this rank's part of the sum of each bucket, and the pieces in them.
         self._parts: list[Array] = []
         self.reduced_pieces: list[Array] = []
-        for line, k in self._buckets if shard else ():
-            own = line.part(k, comm.rank)
-            part = np.empty(own.stop - own.start, line.memory.dtype)
+        for buffer, k in self._buckets if shard else ():
+            own = buffer.part(k, comm.rank)
+            part = np.empty(own.stop - own.start, buffer.memory.dtype)
             self._parts.append(part)
-            for piece in self._pieces(line, k, comm.rank):
+            for piece in self._pieces(buffer, k, comm.rank):
                 first = piece.place - own.start
                 self.reduced_pieces.append(part[first : first + piece.stop - piece.start])
         self._begin()
 
-    def _pieces(self, line: Line, bucket: int, rank: int) -> list[Piece]:
-        key = id(line), bucket, rank
+    def _pieces(self, buffer: FlatBuffer, bucket: int, rank: int) -> list[Piece]:
+        key = id(buffer), bucket, rank
         if key not in self._pieces_of:
-            self._pieces_of[key] = list(line.pieces_of(bucket, rank))
+            self._pieces_of[key] = list(buffer.pieces_of(bucket, rank))
         return self._pieces_of[key]
 
     def _begin(self) -> None:
@@ -71,14 +71,14 @@ class Exchange:
         if grad is not None:
             self._put(i, grad)
         elif i not in self._summed:
-            self._line_of[i].views[i][...] = 0
+            self._buffer_of[i].views[i][...] = 0
         self.packed.add(i)
         for n in self._buckets_of[i]:
             self._missing[n] -= 1
         self._start()
 
     def _put(self, i: int, grad: Array) -> None:
-        view, scale = self._line_of[i].views[i], grad.dtype.type(1 / self._comm.size)
+        view, scale = self._buffer_of[i].views[i], grad.dtype.type(1 / self._comm.size)
         with np.errstate(all="ignore"):
             if i in self._summed:
                 view += scale * grad
@@ -92,9 +92,9 @@ class Exchange:
     def _start(self) -> None:
         """All buckets that are complete, but none before those that stand before it."""
         while self.started < len(self._buckets) and not self._missing[self.started]:
-            line, k = self._buckets[self.started]
-            first, last = line.buckets[k]
-            bucket = line.memory[first:last]
+            buffer, k = self._buckets[self.started]
+            first, last = buffer.buckets[k]
+            bucket = buffer.memory[first:last]
             waits = self._waits_from is not None and self.started >= self._waits_from
             if self._shard:
                 reduce = (
@@ -124,7 +124,7 @@ class Exchange:
 
     def reduced(self, i: int) -> Array:
         """The mean gradient of a parameter, without `shard`."""
-        return self._line_of[i].views[i]
+        return self._buffer_of[i].views[i]
 
     def gather_params(self, pieces: Sequence[Piece], updated: Sequence[Array]) -> None:
         """Give all ranks the pieces of parameters that each has updated.
@@ -133,14 +133,14 @@ class Exchange:
         """
         own = iter(zip(pieces, updated, strict=True))
         ranks = range(self._comm.size)
-        for line, k in self._buckets:
+        for buffer, k in self._buckets:
             for piece, numbers in itertools.islice(
-                own, len(self._pieces(line, k, self._comm.rank))
+                own, len(self._pieces(buffer, k, self._comm.rank))
             ):
-                line.memory[piece.place : piece.place + numbers.size] = numbers
-            first, last = line.buckets[k]
-            self._comm.Allgather(MPI.IN_PLACE, line.memory[first:last])
+                buffer.memory[piece.place : piece.place + numbers.size] = numbers
+            first, last = buffer.buckets[k]
+            self._comm.Allgather(MPI.IN_PLACE, buffer.memory[first:last])
             for rank in ranks:
-                for piece in self._pieces(line, k, rank) if rank != self._comm.rank else ():
-                    arrived = line.memory[piece.place : piece.place + piece.stop - piece.start]
+                for piece in self._pieces(buffer, k, rank) if rank != self._comm.rank else ():
+                    arrived = buffer.memory[piece.place : piece.place + piece.stop - piece.start]
                     flat(self._params[piece.param])[piece.start : piece.stop] = arrived

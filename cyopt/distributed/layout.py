@@ -1,7 +1,7 @@
 """Where the numbers of all parameters lie in the buckets that are communicated.
 
 All parameters of one dtype stand one behind the other, the last one first, since a backward pass
-makes the last gradients first. This line of numbers is cut into buckets, and each bucket into equal
+makes the last gradients first. This flat buffer is cut into buckets, and each bucket into equal
 parts, one for each rank, at multiples of 64 bytes:
 
     parameters     |      w3      |  b2  |            w2            | b1 |     w1     |
@@ -29,10 +29,10 @@ class Piece(NamedTuple):
     param: int  # its place in the list
     start: int  # the first number, in the parameter's own memory order
     stop: int
-    place: int  # where the first number lies in the line
+    place: int  # where the first number lies in the buffer
 
 
-class Line:
+class FlatBuffer:
     """The parameters of one dtype, and the memory through which they and their gradients travel."""
 
     def __init__(
@@ -78,11 +78,11 @@ class Line:
         return [k for k, (a, b) in enumerate(self.buckets) if a < last and first < b]
 
 
-def lines(params: Sequence[Array], ranks: int, bucket_bytes: int) -> list[Line]:
-    """A line for each dtype that there is."""
+def flat_buffers(params: Sequence[Array], ranks: int, bucket_bytes: int) -> list[FlatBuffer]:
+    """A buffer for each dtype that there is."""
     dtypes = sorted({param.dtype.name for param in params})
     members = [[i for i, p in enumerate(params) if p.dtype.name == dtype] for dtype in dtypes]
-    return [Line(params, each, ranks, bucket_bytes) for each in members]
+    return [FlatBuffer(params, each, ranks, bucket_bytes) for each in members]
 
 
 def flat(param: Array) -> Array:

@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 from cyopt import _cpu, rules
 from cyopt.arrays import Array
-from cyopt.distributed.layout import Line, Piece
+from cyopt.distributed.layout import FlatBuffer, Piece
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 CHUNK = rules.CHUNK
@@ -24,12 +24,14 @@ CHUNK = rules.CHUNK
 class Sums:
     """The sums of squares of the gradients of all parameters."""
 
-    def __init__(self, comm: Any, lines: Sequence[Line], params: Sequence[Array]) -> None:
+    def __init__(self, comm: Any, buffers: Sequence[FlatBuffer], params: Sequence[Array]) -> None:
         self._comm, self._params = comm, params
         counts = [-(-param.size // CHUNK) for param in params]
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(int)
         # Each cut inside of a parameter is where some piece starts.
-        pieces = [piece for line in lines for r in range(comm.size) for piece in line.pieces(r)]
+        pieces = [
+            piece for buffer in buffers for r in range(comm.size) for piece in buffer.pieces(r)
+        ]
         divided = sorted({(p.param, p.start // CHUNK) for p in pieces if p.start % CHUNK})
         self._divided = {chunk: row for row, chunk in enumerate(divided)}
         # Sums of chunks, how many parts of each parameter are not finite, and the numbers of the

@@ -21,8 +21,8 @@ from cyopt.distributed.agree import (
 )
 from cyopt.distributed.exchange import Exchange
 from cyopt.distributed.failure import Watch, end_job_on_errors
-from cyopt.distributed.layout import flat, lines
-from cyopt.distributed.share import Share
+from cyopt.distributed.layout import flat, flat_buffers
+from cyopt.distributed.shard import Shard
 from cyopt.given import as_grads, as_same_params
 from cyopt.group import current_params, hypers_at
 from cyopt.hyper import Hyper
@@ -91,21 +91,21 @@ class DataParallel:
         self._comm, self._control = comm.Dup(), comm.Dup()
         self._watch = Watch(comm)
         self._opt, self._check_every = opt, check_every
-        self._share: Share | None = None
+        self._shard: Shard | None = None
         self._structure, self._names = opt._structure, whole.names
         self._given, self._grouped = opt._given, opt._grouped  # with `shard` the pieces are there
         self._specs, self._layouts, self._dtypes_of = whole.specs, whole.layout_of, whole.dtypes_of
         self._params: list[Array] = []  # which others here share
         self._follow()
-        self._lines = lines(self._params, comm.size, bucket_bytes) if self._params else []
+        self._buffers = flat_buffers(self._params, comm.size, bucket_bytes) if self._params else []
         begun = whole.counts.any()  # else the state is the same everywhere, but averages may not be
         state = [a for own in whole.state for s, a in own.items() if begun or s == AVERAGE]
         for array in [*self._params, *state]:
             for first in range(0, array.nbytes, bucket_bytes):
                 self._comm.Bcast(flat(array).view(np.uint8)[first : first + bucket_bytes])
-        self._exchange = Exchange(self._comm, self._lines, self._params, shard)
+        self._exchange = Exchange(self._comm, self._buffers, self._params, shard)
         if shard:
-            self._share = Share(opt, self._comm, self._lines, self._params)
+            self._shard = Shard(opt, self._comm, self._buffers, self._params)
         self._index = {name: i for i, name in enumerate(self._names)}
         self._flags = np.zeros(len(self._names) + 3, np.int64)
 
@@ -169,18 +169,18 @@ class DataParallel:
             raise ValueError(f"the gradient of {twice[0]!r} was handed over by ready() already")
         hypers = self._hypers()
         has_grad = self._agree(given, hypers)
-        for line in self._lines:
-            for i in line.members:
+        for buffer in self._buffers:
+            for i in buffer.members:
                 if i not in self._exchange.packed:
                     self._exchange.pack(i, given[i])
                     self._clear(i, given[i])
         self._exchange.finish()
-        if self._share is None:
+        if self._shard is None:
             done = self._step_whole(has_grad)
         else:
-            done = self._share.step(self._exchange.reduced_pieces, has_grad, hypers)
+            done = self._shard.step(self._exchange.reduced_pieces, has_grad, hypers)
             if done:  # alike on all ranks
-                self._exchange.gather_params(self._share.pieces, self._share.arrays)
+                self._exchange.gather_params(self._shard.pieces, self._shard.arrays)
         if self._check_every and self._opt.steps % self._check_every == 0:
             check_bits(self._comm, self._names, self._params, self._opt.steps)
         return done
@@ -193,8 +193,8 @@ class DataParallel:
             return
         self._written = check_written(params, [f"parameter {n!r}" for n in self._names])
         self._params[:] = params
-        if self._share is not None:
-            self._share.follow()
+        if self._shard is not None:
+            self._shard.follow()
 
     def _checked(self, grads: Any) -> list[Array | None]:
         given = trees.leaves(grads, self._structure, "grads")
@@ -226,13 +226,13 @@ class DataParallel:
 
     def state_dict(self) -> dict[str, Any] | None:
         """On rank 0 the whole optimizer's `state_dict`, on others None; every rank calls it."""
-        if self._share:
+        if self._shard:
             if self._exchange.packed:
                 raise ValueError(
                     "gradients were handed over by ready() already, and with shard a state_dict is"
                     " put together by messages that could meet theirs; ask for it after step()"
                 )
-            return self._share.state_dict()
+            return self._shard.state_dict()
         return self._opt.state_dict() if self._comm.rank == 0 else None
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -240,7 +240,7 @@ class DataParallel:
 
         Every rank calls it with the same one. Raises as `Optimizer.load_state_dict` does.
         """
-        (self._share or self._opt).load_state_dict(state_dict)
+        (self._shard or self._opt).load_state_dict(state_dict)
 
     def save(self, path: StrPath) -> None:
         """Write one file for all ranks, as `cyopt.save` does; every rank calls it.

@@ -14,8 +14,8 @@ from cyopt import _cpu
 
 # Those that are their memory and no more; subclasses may be.
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
-_TABLE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch 2.10
-_EXCHANGE = None if _TABLE is None else _cpu.Exchange.of(_TABLE)
+_CAPSULE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch 2.10
+_TABLE = None if _CAPSULE is None else _cpu.DLPackTable.of(_CAPSULE)
 _is_neg, is_contiguous = torch.Tensor.is_neg, torch.Tensor.is_contiguous
 ZERO = torch.tensor(0.0, dtype=torch.float32, device="cpu")
 
@@ -33,7 +33,7 @@ def arrays_of(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     if columns["param"][0].is_cuda:
         return columns
     n, tensors = len(columns["param"]), list(chain(*columns.values()))
-    arrays = _EXCHANGE.arrays(tensors) if _EXCHANGE and _are_plain(tensors) else None
+    arrays = _TABLE.arrays(tensors) if _TABLE and _are_plain(tensors) else None
     if arrays is None:
         arrays = [_numpy(tensor) for tensor in tensors]
     return {name: arrays[n * k : n * (k + 1)] for k, name in enumerate(columns)}
@@ -46,13 +46,13 @@ def _are_plain(tensors: list[Any]) -> bool:
 
 def integers(counters: list[Any]) -> list[int]:
     """The numbers of counters, which torch takes a microsecond to tell of each."""
-    done = _EXCHANGE.integers(counters) if _EXCHANGE and _are_plain(counters) else None
+    done = _TABLE.integers(counters) if _TABLE and _are_plain(counters) else None
     return list(map(_integer, counters)) if done is None else done
 
 
 def add_one(counters: list[Any]) -> None:
-    """The same in place."""
-    if not (_EXCHANGE and _are_plain(counters) and _EXCHANGE.count(counters)):
+    """Add one to each counter, in place."""
+    if not (_TABLE and _are_plain(counters) and _TABLE.count(counters)):
         torch._foreach_add_(counters, 1)
 
 

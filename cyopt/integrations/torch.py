@@ -173,7 +173,7 @@ class _Steps:
     def _count(self, states: Sequence[dict[str, Any]]) -> None:
         for state in states:
             if "step" not in state:
-                state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
+                state["step"] = ZERO.clone()
         add_one([state["step"] for state in states])
 
 

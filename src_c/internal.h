@@ -1,6 +1,6 @@
-/* What the kernel files and their callers share; internal. */
-#ifndef CYOPT_KERNELS_H
-#define CYOPT_KERNELS_H
+/* What the files of src_c share and hosts do not see. */
+#ifndef CYOPT_INTERNAL_H
+#define CYOPT_INTERNAL_H
 
 #include "cyopt.h"
 
@@ -16,10 +16,6 @@
 enum { CYOPT_AVERAGED = 4, CYOPT_N_OPTIONS = 8 };
 typedef cyopt_kernel *const (*cyopt_kernel_table)[CYOPT_N_OPTIONS];
 
-cyopt_kernel_table cyopt_kernels_base(enum cyopt_dtype dtype);
-cyopt_kernel_table cyopt_kernels_avx2(enum cyopt_dtype dtype);
-cyopt_kernel_table cyopt_kernels_avx512(enum cyopt_dtype dtype);
-
 /* What a step does beside its rule: sides.inc. */
 struct cyopt_sides {
     double (*square_sum)(ptrdiff_t n, const void *numbers, double s);
@@ -27,23 +23,25 @@ struct cyopt_sides {
     void (*difference)(ptrdiff_t n, void *before, const void *after);
 };
 
-const struct cyopt_sides *cyopt_sides_base(enum cyopt_dtype dtype);
-const struct cyopt_sides *cyopt_sides_avx2(enum cyopt_dtype dtype);
-const struct cyopt_sides *cyopt_sides_avx512(enum cyopt_dtype dtype);
+/* All of one instruction set, by enum cyopt_dtype: kernels_all.inc. */
+struct cyopt_isa {
+    cyopt_kernel_table kernels[CYOPT_N_DTYPES];
+    const struct cyopt_sides *sides[CYOPT_N_DTYPES];
+};
+
+extern const struct cyopt_isa cyopt_isa_base, cyopt_isa_avx2, cyopt_isa_avx512;
+
+/* dispatch.c */
 const struct cyopt_sides *cyopt_find_sides(int isa, int dtype);
-
-/* Work that is worth a thread of its own: 60 us, as 210,000 parameters of Adam in float32, 80
- * of Momentum, 90 of SGD. Waking a helper takes 10 us of the caller, and 30 us until it begins;
- * a second thread won from 40 to 50 us of work on (2 virtual cores of an EPYC 9004, measured:
- * bench/NOTES.md). */
-#define CYOPT_DEFAULT_GRAIN 131072
-
-/* Of a line that is only read. */
-#define CYOPT_READ_COST 2
 
 /* scalars.c: cyopt_prepare() in the floating-point environment that is set. */
 void cyopt_compute_scalars(const struct cyopt_hyper *hyper, int64_t t,
                            struct cyopt_scalars *scalars);
+
+/* norms.c: the root of all chunks' sums, which are overwritten, in the floating-point environment
+ * that is set. With `sets`, the arrays' coefficients as well. */
+double cyopt_compute_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double *sums,
+                          const struct cyopt_scalars *sets);
 
 /* scalars.c: what clip_norm multiplies gradients of this norm with. */
 double cyopt_clip_coefficient(const struct cyopt_scalars *scalars, double norm);

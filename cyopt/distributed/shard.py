@@ -10,38 +10,39 @@ from mpi4py import MPI
 
 from cyopt import _cpu, checkpoint, rules, trees
 from cyopt.arrays import Array
-from cyopt.distributed.layout import Line, Piece, flat
+from cyopt.distributed.layout import FlatBuffer, Piece, flat
 from cyopt.distributed.norms import Sums
 from cyopt.hyper import Hyper
+from cyopt.measured import measurements
 from cyopt.optimizer import Optimizer
 
 _BLOCK = 1 << 14  # numbers that stay in the cache
 
 
-def name_of(name: str, piece: Piece) -> str:
+def _name_of(name: str, piece: Piece) -> str:
     """Of a piece, in the optimizer's state."""
     return f"{name}[{piece.start}:{piece.stop}]"
 
 
-class Share:
+class Shard:
     """An optimizer that from now on has this rank's pieces as its parameters.
 
     Its groups and their hyperparameters stay the same objects; the state of the rest is given back.
     """
 
     def __init__(
-        self, opt: Optimizer, comm: Any, lines: Sequence[Line], params: Sequence[Array]
+        self, opt: Optimizer, comm: Any, buffers: Sequence[FlatBuffer], params: Sequence[Array]
     ) -> None:
         (whole,) = opt._lists.values()
         self._opt, self._comm, self._params = opt, comm, params
         self._names, self._group_of, self._specs = whole.names, whole.group_of, whole.specs
         self._slots = [list(state) for state in whole.state]
-        self._sums = Sums(comm, lines, params)
-        self.pieces = [piece for line in lines for piece in line.pieces(comm.rank)]
+        self._sums = Sums(comm, buffers, params)
+        self.pieces = [piece for buffer in buffers for piece in buffer.pieces(comm.rank)]
         self.arrays: list[Array] = []
         self.follow()
         self.counts = whole.counts.copy()  # also of parameters of which this rank has no piece
-        names = [name_of(whole.names[p.param], p) for p in self.pieces]
+        names = [_name_of(whole.names[p.param], p) for p in self.pieces]
         groups = [whole.group_of[p.param] for p in self.pieces]
         made = opt._new_list(names, self.arrays, groups)
         for i, piece in enumerate(self.pieces):
@@ -61,7 +62,7 @@ class Share:
         given = [g if has_grad[p.param] else None for p, g in zip(self.pieces, grads, strict=True)]
         used = [h for g, h in enumerate(hypers) if self._is_used(g, has_grad)]
         norm = -1.0
-        if any(h.clip_norm != 0 or h.skip_nonfinite for h in used):
+        if any(h.needs_norm for h in used):
             scalars = [_cpu.prepare(hyper, 1) for hyper in hypers]
             scales = [scalars[g]["s"] for g in self._group_of]
             sums, nonfinite = self._sums.measure(self.pieces, given, scales)
@@ -70,7 +71,7 @@ class Share:
             norm = rules.norm(x for x, has, size in rows if has and size)
             pairs = zip(self._group_of, nonfinite, strict=True)
             if any(bad and hypers[g].skip_nonfinite for g, bad in pairs):
-                self._opt._measured[:] = norm, -1, -1, 1
+                self._opt._measured[:] = measurements(norm, skipped=True)
                 return False
             self._scale(given, [scalars[g] for g in self._group_of], sums, norm)
             done: dict[str, Any] = {"grad_scale": 1.0, "maximize": False, "clip_norm": 0.0}
@@ -79,7 +80,7 @@ class Share:
         self._opt._gate.run(
             parameters.step, self.arrays, given, self._opt._structure, hypers, None, False
         )
-        self._opt._measured[:] = norm, -1, -1, 0
+        self._opt._measured[:] = measurements(norm)
         self.counts += np.array(has_grad, np.int64)
         return True
 
@@ -116,7 +117,7 @@ class Share:
             for slot in self._slots[i]:
                 whole = np.zeros_like(self._params[i])
                 for piece in self._of(i):
-                    part = own[name_of(name, piece)][slot]
+                    part = own[_name_of(name, piece)][slot]
                     flat(whole)[piece.start : piece.stop] = part
                 self._join(whole)
                 entry[slot] = whole
@@ -140,7 +141,7 @@ class Share:
             arrays = checkpoint.checked_entry(entry, self._slots[i], self._specs[i], repr(name))
             for piece in self._of(i):
                 part = {slot: self._part(array, piece) for slot, array in arrays.items()}
-                state[name_of(name, piece)] = {"step": entry["step"], **part}
+                state[_name_of(name, piece)] = {"step": entry["step"], **part}
         self._opt.load_state_dict({**saved, "state": state})
         self.counts[:] = [saved["state"][name]["step"] for name in self._names]
 
