@@ -22,7 +22,8 @@ cdef class Stepper:
         made without. With `norms`, `grad_norm`, `update_norm` and `param_norm` are measured.
         `stream` is for arrays on a GPU: where to step instead of on the current stream of the
         library that owns them, and in no other order than that stream's; steps of one optimizer on
-        several streams are for the caller to order.
+        several streams are for the caller to order, and gradients to be kept until the step has
+        read them (torch: `grad.record_stream(stream)`).
 
         Everything is checked before a byte is written; an exception leaves parameters, state and
         counters as they were. Raises TypeError or ValueError that names the argument.

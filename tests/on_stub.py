@@ -1,6 +1,7 @@
 """Run by test_cuda_driver.py beside tests/stub_cuda.c: `python on_stub.py FUNCTION`."""
 
 import ctypes
+import gc
 import os
 import sys
 from functools import cache
@@ -193,7 +194,47 @@ def info():
     """What `python -m cyopt info` says."""
     import cyopt
 
+    log()
     print(cyopt.info()["CUDA"])
+    print(*log())
+
+
+def moved():
+    """Steps whose gradients have moved, while another thread captures a graph."""
+    from gpu_of_host import HostArray
+
+    opt, grads, _, host_grads = made()
+    opt.step(grads)
+    os.environ["CYOPT_STUB_CAPTURED_ELSEWHERE"] = "1"
+    for _ in range(2):
+        opt.step([HostArray(grad.copy()) for grad in host_grads])
+    print(opt.steps, "cuEventQuery" in log())
+
+
+def context():
+    """A context that the program has made is current again after each step."""
+    during, launched = [], ON_LAUNCH(lambda *_: during.append(stub().stub_current()))
+    stub().stub_on_launch(launched)
+    stub().cuCtxPushCurrent(ctypes.c_void_p(0x2000))
+    opt, grads, *_ = made(ema=0.5)
+    for _ in range(2):
+        opt.step(grads)
+        print(*set(during), hex(0x1000 + stub().stub_current()))
+
+
+def forked():
+    """A fork's child that drops what it has of an optimizer calls no function of the driver."""
+    opt, grads, *_ = made(clip_norm=1.0)
+    opt.step(grads)
+    log()
+    child = not os.fork()
+    if not child:
+        os.wait()
+    del opt
+    gc.collect()
+    print(*sorted(set(log())), flush=True)
+    if child:
+        os._exit(0)
 
 
 def without_packages():

@@ -19,6 +19,8 @@
 #define CUDA_ERROR_INVALID_CONTEXT 201
 #define CUDA_ERROR_NOT_FOUND 500
 #define CUDA_ERROR_LAUNCH_FAILED 719
+#define CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED 900
+#define CAPTURE_MODE_RELAXED 2
 
 typedef void on_launch(const char *kernel, unsigned blocks, unsigned threads, void *stream,
                        void **arguments);
@@ -28,6 +30,7 @@ static on_launch *launched;
 static const char *kernels[MAX_KERNELS];
 static intptr_t n_kernels, n_handles = 0x10000;
 static void *contexts[MAX_CONTEXTS], **current = contexts; /* a stack, and its top */
+static int capture_mode; /* of the only thread */
 
 static void record(const char *name)
 {
@@ -78,6 +81,7 @@ void stub_on_launch(on_launch *function)
 int cuInit(unsigned flags)
 {
     (void)flags;
+    record(__func__);
     return number("CYOPT_STUB_DEVICES", 1) ? 0 : CUDA_ERROR_NO_DEVICE;
 }
 int cuDriverGetVersion(int *v)
@@ -271,7 +275,9 @@ int cuStreamIsCapturing(void *s, int *state)
 }
 int cuThreadExchangeStreamCaptureMode(int *mode)
 {
-    CALL((void)mode);
+    const int before = capture_mode;
+    capture_mode = *mode;
+    CALL(*mode = before);
 }
 int cuStreamWaitEvent(void *s, void *e, unsigned f)
 {
@@ -301,7 +307,11 @@ int cuEventRecord(void *e, void *s)
 }
 int cuEventQuery(void *e)
 {
-    CALL((void)e);
+    (void)e;
+    record(__func__);
+    return number("CYOPT_STUB_CAPTURED_ELSEWHERE", 0) && capture_mode != CAPTURE_MODE_RELAXED
+               ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+               : 0;
 }
 int cuEventSynchronize(void *e)
 {

@@ -63,7 +63,21 @@ def test_bits(on_stub):
 
 
 def test_info(on_stub):
-    assert on_stub("info") == ["0: Stub 0; driver for CUDA 13.0"]
+    """Asked in another process: after cuInit no fork of this one could use CUDA."""
+    assert on_stub("info") == ["0: Stub 0; driver for CUDA 13.0", ""]
+
+
+def test_a_step_beside_the_capture_of_another_thread(on_stub):
+    assert on_stub("moved") == ["3 True"]
+
+
+def test_a_context_of_the_program(on_stub):
+    assert on_stub("context") == ["0 0x2000"] * 2
+
+
+def test_a_child_of_a_fork_drops_an_optimizer(on_stub):
+    child, parent = on_stub("forked")
+    assert "cuMemFree" not in child and "cuMemFree" in parent
 
 
 def test_streams_wait_for_each_other(on_stub):

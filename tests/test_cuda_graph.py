@@ -191,6 +191,20 @@ def test_a_run_goes_on_from_what_replays_did(gpu, way):
 # --- what is refused ------------------------------------------------------------------------------
 
 
+def test_a_graph_that_captures_only_some_streams_is_refused(gpu, monkeypatch):
+    """One that is drawn into a capture, or that the capture would have to wait for."""
+    for captured in (STREAM, STREAM + 1):
+        monkeypatch.setattr(
+            gpu, "is_capturing", lambda stream, captured=captured: stream == captured
+        )
+        param = HostArray(np.ones(4, np.float32), stream=STREAM)
+        grad = HostArray(np.ones(4, np.float32), stream=STREAM + 1)
+        opt = cyopt.Adam([param], capturable=True)
+        with pytest.raises(RuntimeError, match="captures the stream of some of the"):
+            opt.step([grad])
+        assert gpu.log == [] and opt.steps == 0
+
+
 def test_a_graph_of_steps_that_the_host_counts_is_refused(gpu):
     pair = Pair(shapes=[(4,)])
     pair.step()

@@ -30,7 +30,8 @@ class _Place:
 class DeviceArray:
     """An array on a GPU, such as a state array.
 
-    `cupy.asarray`, `torch.as_tensor` and `numba.cuda.as_cuda_array` share its memory.
+    `cupy.asarray`, `torch.as_tensor` and `numba.cuda.as_cuda_array` share its memory, which steps
+    write in the order of their stream: look at it on that one, or wait for that.
     `where` is a NumPy array of its address, shape, strides and dtype, for all checks of them. Its
     memory is the GPU's: nothing may look at its elements.
     """
@@ -146,7 +147,7 @@ class DeviceArray:
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
-            "data": (self.address, not self.where.flags.writeable),
+            "data": (self.address, False),  # torch refuses what is read-only
             "strides": None if self.where.flags.c_contiguous else self.strides,
             "version": 3,
         }

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +30,8 @@ INSTALL = "pip install 'cyopt[cuda]'"
 MIN_DRIVER = 13000  # of the toolkit that compiles the kernels: see pyproject.toml
 
 
-@cache
-def _driver() -> Any:
-    """The module of the driver's functions, ready to be used."""
+def _bindings() -> Any:
+    """The module of the driver's functions."""
     try:
         from cuda.bindings import driver
         from cuda.core import Device  # noqa: F401  # needs a driver
@@ -37,6 +39,13 @@ def _driver() -> Any:
         raise RuntimeError(f"cyopt's packages for it are not installed: {INSTALL}") from error
     except RuntimeError as error:
         raise RuntimeError(_NO_DRIVER.format(error)) from error
+    return driver
+
+
+@cache
+def _driver() -> Any:
+    """The same, ready to be used: from now on no fork of this process can use CUDA."""
+    driver = _bindings()
     try:
         (status,) = driver.cuInit(0)
     except RuntimeError as error:  # no libcuda
@@ -62,7 +71,11 @@ def _check(driver: Any, result: tuple[Any, ...]) -> Any:
     if status != driver.CUresult.CUDA_SUCCESS:
         name, text = driver.cuGetErrorName(status)[1], driver.cuGetErrorString(status)[1]
         if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-            raise MemoryError("the GPU, or the host's memory that it reads, has no room left")
+            raise MemoryError(
+                "the GPU, or the host's memory that it reads, has no room left; what torch or CuPy"
+                " keep for themselves is given back by torch.cuda.empty_cache() and"
+                " cupy.get_default_memory_pool().free_all_blocks()"
+            )
         raise RuntimeError(f"the CUDA driver says {name.decode()}: {text.decode()}")
     return values[0] if values else None
 
@@ -88,7 +101,27 @@ def current_ordinal() -> int:
 
 
 def describe() -> str:
-    """The GPUs that there are, for `cyopt.info`."""
+    """The GPUs that there are, for `cyopt.info`.
+
+    Asked in another process, if this one has not used CUDA: its forks may want to.
+    """
+    try:
+        _bindings()
+    except RuntimeError as error:
+        return f"no GPU: {error}"
+    if _driver.cache_info().currsize:
+        return describe_here()
+    code = "from cyopt.cuda import driver; print(driver.describe_here())"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    try:
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    except OSError as error:
+        return f"not asked: {error}"
+    return done.stdout.strip() or f"not asked: {done.stderr.strip()}"
+
+
+def describe_here() -> str:
+    """The same, by this process."""
     try:
         driver = _driver()
     except RuntimeError as error:
@@ -106,17 +139,25 @@ class Memory:
 
     def __init__(self, address: int, device: int) -> None:
         self.address = address
-        _when_gone(self, _free, address, device)
+        _when_gone(self, "cuMemFree", address, device)
 
 
-def _when_gone(owner: object, free: Callable[..., None], *where: int) -> None:
-    """Free memory with its owner; not at the process's end, which may be that of a fork's child."""
-    weakref.finalize(owner, free, *where).atexit = False
+def _when_gone(owner: object, name: str, address: int, ordinal: int) -> None:
+    """Free memory with its owner, by this function of the driver; not at the process's end."""
+    weakref.finalize(owner, _free, name, address, ordinal, os.getpid()).atexit = False
 
 
-def _free(address: int, ordinal: int) -> None:
-    with device(ordinal).beside_captures():
-        _call("cuMemFree", address)
+def _free(name: str, address: int, ordinal: int, process: int) -> None:
+    if os.getpid() == process:  # a fork's child cannot call the driver
+        with device(ordinal).beside_captures():
+            _call(name, address)
+
+
+class _Here(threading.local):
+    """What a thread knows of a GPU's context: whether it stays current; how often it was pushed."""
+
+    stays = False
+    depth = 0
 
 
 class Device:
@@ -128,20 +169,28 @@ class Device:
         self.ordinal = ordinal
         self._core = CoreDevice(ordinal)
         self._single = _call("cuDeviceGetCount") == 1
-        self._local = threading.local()
+        self._here = _Here()
         self._context = _call("cuDevicePrimaryCtxRetain", ordinal)
         self.compute_capability = tuple(self._core.compute_capability)
 
     def __enter__(self) -> None:
-        # With one GPU another context is current only where a program makes its own.
-        if not (self._single and getattr(self._local, "entered", False)):
-            _call("cuCtxPushCurrent", self._context)
+        # With one GPU this thread is asked once. Its context, or the one that is pushed where there
+        # is none, stays; a context of the program's own, such as PyCUDA's, is current again after.
+        here = self._here
+        if here.stays:
+            return
+        if self._single and not here.depth:
+            current = int(_call("cuCtxGetCurrent"))
+            here.stays = current in (0, int(self._context))
+            if current and here.stays:
+                return
+        _call("cuCtxPushCurrent", self._context)
+        here.depth += 1
 
     def __exit__(self, *exception: object) -> None:
-        if self._single:
-            self._local.entered = True
-        else:
+        if not self._here.stays:
             _call("cuCtxPopCurrent")
+            self._here.depth -= 1
 
     @contextmanager
     def beside_captures(self) -> Iterator[None]:
@@ -202,7 +251,12 @@ class Device:
     def mark(self, stream: int) -> Callable[[], bool]:
         """What tells whether all that a stream has been given until now is done."""
         event = core_stream(stream).record()
-        return lambda: event.is_done
+
+        def is_done() -> bool:
+            with self.beside_captures():  # of other threads, which a question would end
+                return bool(event.is_done)
+
+        return is_done
 
     def is_capturing(self, stream: int) -> bool:
         """Whether what this stream is given becomes part of a CUDA graph."""
@@ -243,12 +297,7 @@ class Pinned:
         self.address = address
         numbers = (ctypes.c_int64 * math.prod(shape)).from_address(address)
         self.array = np.ctypeslib.as_array(numbers).reshape(shape)
-        _when_gone(self, _free_host, address, device)
-
-
-def _free_host(address: int, ordinal: int) -> None:
-    with device(ordinal).beside_captures():
-        _call("cuMemFreeHost", address)
+        _when_gone(self, "cuMemFreeHost", address, device)
 
 
 @cache

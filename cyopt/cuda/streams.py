@@ -58,8 +58,7 @@ class Streams:
         else:
             stream, others = libraries.stream_handle(given), set()
         with self._device:
-            # The default stream cannot be captured; asking is a call of the driver.
-            captured = stream != libraries.LEGACY_STREAM and self._device.is_capturing(stream)
+            captured = self._is_captured([stream, *others])
             if captured:
                 can_be_captured()
             for other in others:
@@ -68,6 +67,20 @@ class Streams:
             for other in others:
                 self._device.order(other, stream)
         return result
+
+    def _is_captured(self, streams: Sequence[int]) -> bool:
+        """Whether a CUDA graph captures these streams; RuntimeError, if only some of them.
+
+        The default stream cannot be captured; asking is a call of the driver.
+        """
+        asked = (s != libraries.LEGACY_STREAM and self._device.is_capturing(s) for s in streams)
+        states = set(asked)
+        if len(states) > 1:
+            raise RuntimeError(
+                "a CUDA graph captures the stream of some of the parameters and gradients, but not"
+                " of the others; capture on one stream, or pass it as stream="
+            )
+        return states.pop()
 
 
 def check_capture(capturable: bool, is_ready: bool) -> None:
