@@ -1,6 +1,6 @@
 """`python bench --bars`: what cyopt promises about its speed, each as a ratio within this run.
 
-A bar is judged by the worst of up to 200 cases, of which a shared machine spoils some by chance. So
+A bar is judged by the worst of up to 280 cases, of which a shared machine spoils some by chance. So
 a case that breaks its bar is measured twice more, after everything else; the median counts.
 """
 
@@ -140,7 +140,7 @@ def report(
     about: Mapping[str, str],
     file: Path | None,
 ) -> int:
-    """Measure and print every bar; save them. Returns the exit code: 1 if a result was wrong."""
+    """Measure, print and save every bar; returns the exit code, as of `python -m cyopt bench`."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     described = {**machine.describe(machine.load()), **about}
     console.print(str(Info(described)), highlight=False, markup=False)
@@ -148,12 +148,14 @@ def report(
     measured = Measured(peers, clipping)
     rows = [Row(bar) for bar in bars(measured)]
     everything = [row for row in rows if row.bar.threads <= cyopt.get_num_threads()]
+    interrupted = False
     try:
         look(everything, measured, "bars", console)
         for _ in range(2):
             broken = [row for row in everything if row.broken()]
             look(broken, measured, "again, where a bar is broken", console)
     except KeyboardInterrupt:
+        interrupted = True
         console.print("Interrupted: this is what was measured before.", style="yellow")
     finally:
         _cpu.set_config(**before)
@@ -167,7 +169,7 @@ def report(
     if file:
         save(file, described, rows, measured)
         console.print(f"saved: {file}", highlight=False, soft_wrap=True)
-    return 1 if measured.wrong else 0
+    return 130 if interrupted else 1 if measured.wrong else 0
 
 
 def look(rows: Sequence[Row], measured: Measured, title: str, console: Console) -> None:

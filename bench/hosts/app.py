@@ -104,7 +104,7 @@ def timed(functions: Iterable[Callable[[], object]], effort: Effort) -> list[lis
 
 
 def run(hosts: Sequence[str], file: Path | None) -> int:
-    """Measure the rows of these hosts; returns the exit code: 1 if one of them was refused."""
+    """Measure the rows of these hosts; returns the exit code, as of `python -m cyopt bench`."""
     console = Console(width=None if sys.stdout.isatty() else 130)
     load = machine.load()
     modules, about = imported(hosts, console)
@@ -113,7 +113,7 @@ def run(hosts: Sequence[str], file: Path | None) -> int:
     if load.is_busy:
         console.print(f"The machine is busy ({load}).", style="yellow")
     rows = [row for module in modules for row in module.ROWS]
-    results, wrong = [], []
+    results, wrong, interrupted = [], [], False
     try:
         for row in track(rows, "hosts", console=console, transient=True, auto_refresh=False):
             gc.collect()
@@ -122,6 +122,7 @@ def run(hosts: Sequence[str], file: Path | None) -> int:
             except Exception as error:  # of a host: the others are measured all the same
                 wrong.append(f"{row.own}, {row.task}: {type(error).__name__}: {error}")
     except KeyboardInterrupt:
+        interrupted = True
         console.print("Interrupted: this is what was measured before.", style="yellow")
     console.print(f"\n{HOW_TO_READ}\n", highlight=False)
     console.print(table(results))
@@ -130,7 +131,7 @@ def run(hosts: Sequence[str], file: Path | None) -> int:
     if file:
         save(file, described, results, wrong)
         console.print(f"saved: {file}", highlight=False, soft_wrap=True)
-    return 1 if wrong else 0
+    return 130 if interrupted else 1 if wrong or not results else 0
 
 
 def imported(hosts: Sequence[str], console: Console) -> tuple[list[Any], dict[str, str]]:
@@ -140,7 +141,8 @@ def imported(hosts: Sequence[str], console: Console) -> tuple[list[Any], dict[st
         try:
             modules.append(import_module(f"hosts.{host}"))
         except ImportError as error:  # missing, or too old
-            console.print(f"Measuring without {HOSTS[host]}: {error}", style="yellow")
+            cure = "make bench-hosts installs what it needs"
+            console.print(f"Measuring without {HOSTS[host]}: {error}; {cure}", style="yellow")
         else:
             about[HOSTS[host]] = version(HOSTS[host])
     return modules, about

@@ -35,14 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " one thread and on all. Each result is checked first, and a wrong one is not timed."
     )
     parser.epilog = (
-        "The exit code is 0; 1 if a result was wrong or a library is missing"
-        ' (pip install "cyopt[bench]"); 2 for wrong arguments; 130 after Ctrl-C, which prints and'
-        " saves what was measured before it."
+        "The exit code is 0; 1 if a result was wrong, nothing was measured, a file could not be"
+        ' saved, or a library is missing (pip install "cyopt[bench]"); 2 for wrong arguments; 130'
+        " after Ctrl-C, which prints and saves what was measured before it."
     )
     add = parser.add_argument
     add(
         "--only",
         nargs="+",
+        action="extend",
         type=_term,
         default=[],
         metavar="WHAT",

@@ -50,8 +50,10 @@ def run(args: argparse.Namespace, more: Sequence[Implementation], about: Mapping
         console.print("Interrupted: this is what was measured before.", style="yellow")
     finally:  # also after an error: what was measured is kept
         _cpu.set_config(**before)
-        conclude(console, results, args)
-    return 130 if interrupted else 1 if results.wrong else 0
+        saved = conclude(console, results, args)
+    if interrupted:
+        return 130
+    return 1 if results.wrong or not results.records or not saved else 0
 
 
 def introduce(
@@ -74,18 +76,21 @@ def introduce(
     return report.Results(about, {**selection.as_dict(), **effort._asdict()})
 
 
-def conclude(console: Console, results: report.Results, args: argparse.Namespace) -> None:
-    """Print what the tables do not say, and save the files."""
+def conclude(console: Console, results: report.Results, args: argparse.Namespace) -> bool:
+    """Print what the tables do not say, and save the files; False if one could not be saved."""
     for line in report.conclusion(results):
         console.print(line)
-    files = []
-    if args.json:
-        results.save(args.json)
-        files.append(args.json)
-    if args.plot:
-        files += plot.save(args.plot, results.records)
-    for path in files:
-        console.print(f"saved: {path}", highlight=False, soft_wrap=True)
+    saved = True
+    draw = partial(plot.save, records=results.records)
+    for file, save in ((args.json, results.save), (args.plot, draw)):
+        try:
+            for path in save(file) if file else ():
+                console.print(f"saved: {path}", highlight=False, soft_wrap=True)
+        except OSError as error:  # such as a full disk
+            text = f"not saved: {file}: {error}"
+            console.print(text, style="red", markup=False, soft_wrap=True)
+            saved = False
+    return saved
 
 
 @dataclass

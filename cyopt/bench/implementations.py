@@ -45,7 +45,9 @@ READ, DEVICE_COPY = "a read-only pass", "copy on the GPU"
 ROOFS = (TWIN, COPY, TRIAD, DAXPY, READ, DEVICE_COPY)  # what computes nothing, and so has no result
 ON_GPU, HOST_ALONE = f"{CYOPT} on the GPU", f"{CYOPT}, until it returns"
 ROOF_BYTES = 1 << 30  # of memory for the roof, beyond any cache; more is moved in several passes
-_ROOF_FROM = 8_000_000  # bytes of a step; below, starting Python's threads takes too long
+# Bytes of a step from which on a roof is measured, on one thread and on several, whose start by
+# Python takes some 0.1 ms.
+_ROOF_FROM, _PARALLEL_ROOF_FROM = 8_000_000, 100_000_000
 
 
 def numpy_as_written(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
@@ -125,6 +127,7 @@ def roof(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """
     if case.bytes < _ROOF_FROM:
         return
+    threads = [n for n in threads if n == 1 or case.bytes >= _PARALLEL_ROOF_FROM]
     passes = math.ceil(case.bytes / ROOF_BYTES)
     memory = np.ones(case.bytes // passes // 8)
     for n in threads:

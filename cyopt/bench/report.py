@@ -34,14 +34,15 @@ HOW_TO_READ = (
     f" than {compare.UNSTEADY:.0%} of it apart. GB/s count the bytes that the rule itself reads and"
     " writes. Shares are of the speed of the traffic twin (the same loop, threads and bytes, next"
     " to no arithmetic), and of memcpy, STREAM's triad and a += q*b moving as many bytes. Only the"
-    " last one writes where it has read, as a step does; a step may be faster than the others."
+    " last one writes where it has read, as a step does; a step may be faster than the others. A"
+    " share or ratio is the median of those of single rounds, not that of the times."
 )
 
 ON_GPU_HOW_TO_READ = (
     "A step's time is the median of interleaved rounds, each of many calls and the wait until the"
     f" GPU has done them; ~ marks one whose quartiles are more than {compare.UNSTEADY:.0%} of it"
     " apart. GB/s count the bytes that the rule itself reads and writes. Shares are of the speed of"
-    " the driver's copy within the GPU moving as many bytes."
+    " the driver's copy within the GPU moving as many bytes, the median of those of single rounds."
 )
 
 _TOLERATED = 0.1  # the part of times that may be unsteady: an idle machine has next to none
@@ -58,8 +59,8 @@ class Results:
     wrong: list[Wrong] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
-    def save(self, path: Path) -> None:
-        """Write a JSON object.
+    def save(self, path: Path) -> list[Path]:
+        """Write a JSON object; returns its file.
 
         `machine`: texts. `settings`: what was asked for, and how long was measured. `records`: one
         object for each implementation, number of threads and case, with the fields of
@@ -79,6 +80,7 @@ class Results:
             "skipped": self.skipped,
         }
         write_json(path, kept)
+        return [path]
 
 
 def write_json(path: Path, kept: Mapping[str, Any]) -> None:
@@ -90,7 +92,9 @@ def write_json(path: Path, kept: Mapping[str, Any]) -> None:
         return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
 
     body = ",\n".join(f"{json.dumps(name)}: {text(value)}" for name, value in kept.items())
-    path.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
+    part = path.with_name(f"{path.name}.part")  # a file that cannot be written leaves the old one
+    part.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
+    part.replace(path)
 
 
 def tables(records: Sequence[Record], width: int, unit: str) -> Iterator[Group]:
