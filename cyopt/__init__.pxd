@@ -34,7 +34,7 @@ cdef extern from "cyopt.h" nogil:
     struct cyopt_scalars:
         int rule, prologue, clip_per_array, skip_nonfinite
         double clip_norm, clip_eps
-        double s, limit, wd, k, step, mu, a, b1, c1, b2, c2, r, eps_in, eps, d, e
+        double s, limit, wd, k, step, mu, a, b1, c1, b2, c2, r, eps_in, eps, e
 
     struct cyopt_array:
         ptrdiff_t size

@@ -13,6 +13,7 @@ import numpy as np
 
 from cyopt import schedules
 from cyopt.hints import unknown_name
+from cyopt.hyper import COMMON, without_meaning
 
 Row = Mapping[str, Any]
 
@@ -129,13 +130,8 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
         raise ValueError(f"{framework!r} has no {cls}; it has {', '.join(rows)}")
     refuse(framework, classes, given)
     row = {**_OF_ALL_CLASSES.get(framework, {}), **rows[cls]}
-    # What means nothing beside what is given.
-    if _is_off(given, "decoupled_weight_decay"):
-        row.pop("weight_decay_order", None)
-    if "ema" in given and given["ema"] is None:
-        row.pop("ema_init", None)
-    if _is_off(given, "bias_correction"):
-        row.pop("eps_hat", None), row.pop("libm_pow", None)
+    for name in without_meaning({**COMMON, **row, **given}):
+        row.pop(name, None)
     missing = [name for name, value in row.items() if value is REQUIRED and name not in given]
     if missing:
         raise TypeError(
@@ -173,8 +169,12 @@ def refuse(framework: str, classes: Iterable[type], given: Mapping[str, Any]) ->
             " which cyopt's rules cannot express exactly; pass clip_norm=None, or leave out"
             " decoupled_weight_decay=False"
         )
-    if framework == "keras" and given.get("ema") is not None and not callable(given["ema"]):
-        raise ValueError(
-            "Keras's average begins as a copy of the parameters after the first step, not before"
-            f" it; pass ema=lambda steps: {given['ema']} if steps else 0.0, which is the same"
-        )
+    if framework == "keras" and given.get("ema") is not None:
+        ema = given["ema"]
+        if (ema(0) if callable(ema) else ema) != 0:
+            decay = "your schedule(steps)" if callable(ema) else ema
+            raise ValueError(
+                "Keras's average begins as a copy of the parameters after the first step, not"
+                f" before it; pass ema=lambda steps: {decay} if steps else 0.0, which is the same"
+                " but for rounding"
+            )

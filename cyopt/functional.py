@@ -27,10 +27,11 @@ from cyopt.arrays import as_array_on, check_like, check_param, device_of, same_o
 from cyopt.cuda.libraries import is_on_gpu
 from cyopt.given import Layout, as_grads, as_params
 from cyopt.group import Group
-from cyopt.hyper import INITIAL, Hyper, check_rounded, checked_number, is_scheduled
+from cyopt.hyper import INITIAL, Hyper, checked_number, is_scheduled
 from cyopt.measured import measurements
 from cyopt.optimizer import Optimizer
 from cyopt.parameters import AVERAGE, written_ranges
+from cyopt.rounding import check_rounded
 
 
 def sgd_(

@@ -15,17 +15,16 @@ from cyopt.hints import unknown_name
 from cyopt.hyper import (
     FIXED,
     INITIAL,
-    LIMITS,
     PLAIN_NUMBERS,
     SWITCHES,
     Hyper,
     Number,
     Schedule,
-    check_rounded,
     check_together,
     checked,
     scheduled_number,
 )
+from cyopt.rounding import LIMITS, check_rounded
 from cyopt.rules import RULES
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ class Group:
                     f" state; make a new optimizer with {name}={value!r}"
                 )
         self._check_together(values)
-        # Momentum turned off keeps its buffer; turned on, it would need one that is not there.
+        # Momentum turned off keeps a buffer; turned on, it would need one that is not there.
         if values.get("momentum") and self._optimizer.rule_of(values) != self.rule:
             raise ValueError(
                 "momentum is 0 since the optimizer was made, which keeps no momentum buffer;"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
-
-from cyopt import _cpu
 
 Schedule = Callable[[int], float]
 Number = float | Schedule
@@ -150,19 +148,6 @@ CHOICES = {
 }
 PLAIN_NUMBERS = {name for name in NUMBERS if name in Hyper._fields}
 SWITCHES = [name for name in [*FLAGS, *CHOICES] if name in Hyper._fields]
-# Fields of Hyper that must stay below 1 when a kernel rounds them, and what users call them.
-_RATES = {"momentum": "momentum", "beta1": "betas[0]", "beta2": "betas[1]", "ema": "ema"}
-# Factor of a step (`cyopt.rules.prepare`) -> the hyperparameters that make it.
-_CAUSES = {
-    "s": ("grad_scale",),
-    "k": ("lr", "weight_decay"),
-    "a": ("lr",),
-    "step": ("step_size", "lr"),
-    "r": ("denom_scale", "beta2"),
-    "wd": ("weight_decay",),
-    "eps": ("eps",),
-    "eps_in": ("eps",),
-}  # the others are at most 1
 # Used once, when the state is made: a schedule or a later change would have no effect.
 INITIAL = ("initial_accumulator_value", "initial_square_avg")
 # What decides the formula or the state, from when the optimizer is made.
@@ -178,11 +163,14 @@ def as_float(number: Any) -> float:
         return math.inf
 
 
+def is_real(value: object) -> bool:
+    """Whether this is a real number, which neither a flag nor a time is."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool | np.timedelta64)
+
+
 def checked_number(name: str, value: object) -> float:
     """`value` as a float inside the range of the hyperparameter `name`."""
-    if type(value) is not float and (  # an abstract class is slow to ask
-        isinstance(value, bool | np.timedelta64) or not isinstance(value, numbers.Real)
-    ):
+    if type(value) is not float and not is_real(value):  # an abstract class is slow to ask
         raise TypeError(
             f"{name} is {value!r} ({type(value).__name__}); expected a number"
             + ("" if name in _NO_SCHEDULE else " or a schedule, a callable of the completed steps")
@@ -235,6 +223,18 @@ def checked(name: str, value: object) -> Any:
     return _number_or_schedule(name, value)
 
 
+def without_meaning(v: Mapping[str, Any]) -> dict[str, Any]:
+    """What belongs to something that is off: a group that turns it off does not take it over."""
+    found: dict[str, Any] = {}
+    if v["ema"] is None:
+        found["ema_init"] = "params"
+    if not v["decoupled_weight_decay"]:
+        found["weight_decay_order"] = "before"
+    if not v.get("bias_correction", True):
+        found.update(eps_hat=False, libm_pow=False)
+    return found
+
+
 def check_together(v: Mapping[str, Any]) -> None:
     """Hyperparameters that mean nothing, or something else, beside each other."""
     if v["weight_decay_order"] == "after" and not v["decoupled_weight_decay"]:
@@ -268,71 +268,6 @@ def check_together(v: Mapping[str, Any]) -> None:
         )
     if "alpha" in v and form == "average":
         raise ValueError("momentum_form is 'average'; RMSProp has 'lr_outside' and 'lr_inside'")
-
-
-class Limits(NamedTuple):
-    """What a double must stay below, or above, to keep its meaning when it is rounded."""
-
-    infinite: float  # from here on rounded to infinity
-    one: float  # a fraction from here on is rounded to 1
-    tiny: float  # the smallest normal number
-
-    @classmethod
-    def of(cls, dtype: Any) -> Limits:
-        """Of a type; both first limits lie half a unit in the last place away."""
-        info = np.finfo(dtype)
-        infinite = float(info.max) + 2.0 ** (info.maxexp - info.nmant - 2)
-        return cls(infinite, 1 - float(info.eps) / 4, float(info.tiny))
-
-
-LIMITS = {np.dtype(dtype): Limits.of(dtype) for dtype in (np.float32, np.float64)}
-
-
-def check_rounded(hyper: Hyper, dtype: np.dtype[Any]) -> None:
-    """A kernel of `dtype` sees each number rounded to it: that must keep the number's meaning."""
-    limits = LIMITS[dtype]
-    for field, name in _RATES.items():
-        value = getattr(hyper, field)
-        if value >= limits.one:
-            if field == "beta2" and hyper.rule.startswith("rmsprop"):
-                name = "alpha"
-            _refuse_rounded(f"{name} is {value!r}", "1.0", dtype)
-    if 0 < hyper.eps < limits.tiny:
-        _refuse_rounded(f"eps is {hyper.eps!r}", "0.0 or a subnormal", dtype)
-    for name in ("clip_value", "clip_norm"):
-        if 0 < getattr(hyper, name) < limits.tiny:
-            _refuse_rounded(f"{name} is {getattr(hyper, name)!r}", "0.0 or a subnormal", dtype)
-    # The factors that a step computes; those that change are largest in the first.
-    factors = _cpu.prepare(hyper, 1)
-    for factor, causes in _CAUSES.items():
-        if abs(factors[factor]) >= limits.infinite:
-            _refuse_factor(causes, factors[factor], hyper, dtype)
-    if hyper.eps_hat:  # the factor grows with the steps, up to this
-        most = hyper.lr / (1 - hyper.beta1)
-        if hyper.decay == "after":
-            most *= max(1.0, abs(factors["k"]))
-        if most >= limits.infinite:
-            _refuse_factor(("lr", "beta1", "weight_decay"), most, hyper, dtype)
-    if abs(factors["s"]) < limits.tiny:
-        _refuse_factor(_CAUSES["s"], factors["s"], hyper, dtype)
-
-
-def _refuse_rounded(what: str, seen: str, dtype: np.dtype[Any]) -> NoReturn:
-    raise ValueError(
-        f"{what}, which {dtype.name} rounds to {seen}; use a number that keeps its meaning in"
-        f" {dtype.name}, or float64 parameters"
-    )
-
-
-def _refuse_factor(
-    causes: tuple[str, ...], x: float, hyper: Hyper, dtype: np.dtype[Any]
-) -> NoReturn:
-    given = [name for name in causes if not math.isnan(getattr(hyper, name))]
-    values = ", ".join(f"{name} {getattr(hyper, name)!r}" for name in given)
-    raise ValueError(
-        f"{values}: makes a factor {x!r} of the update, beyond the range of {dtype.name}; use"
-        " numbers of ordinary size, or float64 parameters"
-    )
 
 
 def is_scheduled(value: object) -> bool:

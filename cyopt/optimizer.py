@@ -20,7 +20,7 @@ from cyopt.group import (
     layout,
 )
 from cyopt.hints import unknown_name
-from cyopt.hyper import Hyper
+from cyopt.hyper import Hyper, without_meaning
 from cyopt.measured import Done, Measured, measurements
 from cyopt.parameters import ParameterList, Versions, check_lasting
 from cyopt.state import Averages, State
@@ -143,8 +143,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         """A group with its `own` hyperparameters; the optimizer's where it has none."""
         self.check_names(own)
         values = {name: own.get(name, value) for name, value in self._defaults.items()}
-        if values["ema"] is None and "ema_init" not in own:
-            values["ema_init"] = "params"  # of groups that have an average
+        values.update({n: x for n, x in without_meaning(values).items() if n not in own})
         return Group(values, type(self), self._framework)
 
     def _make_list(self, tree: Any) -> ParameterList:

@@ -30,7 +30,8 @@ class SGD(Optimizer):
     - "average" (textbooks, autograd): `v = mu*v + (1 - mu)*g`; `p = p - lr*v`
 
     `nesterov` steps along `g + mu*v`, with v already updated, instead of v (and accordingly in the
-    other forms). All operations are rounded to the parameter's own type.
+    other forms). While mu is 0 in between, v is the last gradient; PyTorch leaves its buffer as it
+    was. All operations are rounded to the parameter's own type.
 
     Every class takes:
 
@@ -44,7 +45,8 @@ class SGD(Optimizer):
     - grad_scale: what the gradients were multiplied by (loss scaling); they are divided by it
     - clip_norm: where the norm L of all gradients (over `grad_scale`) is larger, they are
       multiplied by `clip_norm / (L + clip_eps)`; with `clip_scope="array"` each by its own norm's.
-      PyTorch's clip_grad_norm_ has `clip_eps` 1e-6, thinc, Keras and optax 0
+      PyTorch's clip_grad_norm_ has `clip_eps` 1e-6, thinc, Keras and optax 0. Where squares
+      overflow, L is inf and the gradients become 0, as in PyTorch
     - clip_value: each element of the gradient is limited to +-clip_value, after that
     - skip_nonfinite: a step with an inf or NaN in a gradient changes nothing and returns False
     - zero_grads: a step, also one that is skipped, leaves zeros in the gradients
@@ -54,14 +56,15 @@ class SGD(Optimizer):
       `steps` waits for the GPU. A graph keeps the hyperparameters and addresses of its capture;
       the optimizer must live as long
     - ema: decay d of an average a of each parameter, `opt.averages[name]`: after a step
-      `a = d*a + (1 - d)*p`; unchanged where the gradient is None. `ema_init` says where it starts:
-      "params", as a copy of p before p's first step, or "zeros"
+      `a = a + (1 - d)*(p - a)`; unchanged where the gradient is None. `ema_init` says where it
+      starts: "params", as a copy of p before p's first step, or "zeros"
 
     All of these happen in the update's own pass over memory; `clip_norm` and `skip_nonfinite` read
     the gradients once more before it. The norm has the same bits whatever the threads
     (`cyopt.rules.square_sum`). clip_norm, clip_value and ema are off as None.
 
-    Every number may be a schedule, a callable of `steps` (see `cyopt.schedules`).
+    Every number but a state's starting value may be a schedule, a callable of `steps` (see
+    `cyopt.schedules`).
     Raises TypeError or ValueError for a value that is out of range or has no meaning.
 
     >>> import numpy as np, cyopt
@@ -170,11 +173,12 @@ class RMSProp(Optimizer):
     """RMSProp: steps divided by the root of a running average of squared gradients.
 
     With v = `state[name]["square_avg"]`, starting at `initial_square_avg`:
-    `v = alpha*v + (1 - alpha)*g*g`; `u = g / (sqrt(v) + eps)`; `p = p - lr*u`.
+    `v = alpha*v + (1 - alpha)*(g*g)`; `u = g / (sqrt(v) + eps)`; `p = p - lr*u`.
 
     - eps_inside_sqrt: `sqrt(v + eps)` (Keras, TensorFlow, optax)
     - centered: the root is of `max(0, v - q*q)`, q = `state[name]["grad_avg"]` the running average
-      of g (Graves 2013); PyTorch has no max, and gives NaN where rounding makes it negative
+      of g (Graves 2013); PyTorch has no max, and gives NaN where rounding makes it negative; where
+      v and q*q both overflow the result is NaN
     - momentum: with w = `state[name]["momentum_buffer"]`, `w = momentum*w + u`; `p = p - lr*w`
       (PyTorch); with `momentum_form="lr_inside"` `w = momentum*w + lr*u`; `p = p - w` (Keras,
       TensorFlow, optax)
@@ -230,7 +234,7 @@ class Adam(Optimizer):
 
     With m = `state[name]["exp_avg"]`, v = `state[name]["exp_avg_sq"]`, both starting at 0, betas =
     (b1, b2), and t = 1, 2, ... the parameter's step:
-    `m = b1*m + (1 - b1)*g`; `v = b2*v + (1 - b2)*g*g`;
+    `m = b1*m + (1 - b1)*g`; `v = b2*v + (1 - b2)*(g*g)`;
     `p = p - lr/(1 - b1**t) * m / (sqrt(v)/sqrt(1 - b2**t) + eps)`.
 
     - amsgrad: the largest v so far (`state[name]["max_exp_avg_sq"]`) instead of v

@@ -45,7 +45,7 @@ def prologue(p: Array, g: Array, h: Scalars, coupled: bool, limited: bool) -> Ar
 
 def average(a: Array, p: Array, h: Scalars) -> Array:
     """The parameter's new average, after the rule has updated it to `p`."""
-    return h.d * a + h.e * p
+    return a + h.e * (p - a)
 
 
 def sgd(p: Array, g: Array, h: Scalars) -> tuple[Array, ...]:
@@ -211,7 +211,6 @@ def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
         "r": 1.0,
         "eps_in": hyper.eps if hyper.eps_inside_sqrt else 0.0,
         "eps": 0.0 if hyper.eps_inside_sqrt else hyper.eps,
-        "d": hyper.ema,
         "e": 1.0 - hyper.ema,
     }
     function = RULES[hyper.rule].function
@@ -222,7 +221,7 @@ def prepare(hyper: Hyper, t: int) -> dict[str, Any]:
         elif hyper.momentum_form == "average":
             x["a"] = 1.0 - hyper.momentum
         else:
-            x["a"] = 1.0 if t == 1 else 1.0 - hyper.dampening
+            x["a"] = 1.0 if t == 1 or hyper.momentum == 0 else 1.0 - hyper.dampening
     elif function is adagrad:
         x["step"] = decayed(lr, hyper.lr_decay, t)
     elif function is rmsprop:

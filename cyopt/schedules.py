@@ -22,10 +22,9 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 from typing import Any
 
-from cyopt.hyper import as_float
+from cyopt.hyper import as_float, is_real
 
 __all__ = [
     "constant",
@@ -317,7 +316,7 @@ def _take_number(
 ) -> None:
     """Stores the argument as a float if it is a finite number within its range."""
     given, where = getattr(schedule, name), type(schedule).__name__
-    if isinstance(given, bool) or not isinstance(given, Real):
+    if not is_real(given):
         raise TypeError(f"{where}: {name} is {given!r} ({type(given).__name__}), expected a number")
     number = as_float(given)
     if not (math.isfinite(number) and number >= at_least and number > above):
@@ -340,11 +339,11 @@ def _take_tuple(schedule: object, name: str) -> None:
 
 
 def _count(where: str, name: str, given: Any) -> int:
-    if isinstance(given, bool) or not hasattr(given, "__index__"):
+    if not is_real(given) or not hasattr(given, "__index__"):
         kind = type(given).__name__
         raise TypeError(
             f"{where}: {name} is {given!r} ({kind}), expected an int, a number of steps"
         )
-    if operator.index(given) < 1:
-        raise ValueError(f"{where}: {name} is {given!r}, expected at least 1 step")
+    if not 1 <= given < 2**53:  # which a float tells from the next
+        raise ValueError(f"{where}: {name} is {given!r}, expected at least 1 step, below 2**53")
     return operator.index(given)

@@ -22,7 +22,7 @@
 
 /* Changes with any struct below but cyopt_api, and with what a function means: code compiled for
  * another version is then refused, see cyopt_python.h. */
-#define CYOPT_API_VERSION 1
+#define CYOPT_API_VERSION 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -108,8 +108,7 @@ struct cyopt_hyper {
     X(r)      /* factor of the root: bias correction of the second moment */                       \
     X(eps_in) /* epsilon inside the root */                                                        \
     X(eps)    /* epsilon beside the root */                                                        \
-    X(d)      /* decay of the average */                                                           \
-    X(e)      /* 1 - d */
+    X(e)      /* weight of the parameter in its average: 1 - ema */
 
 /* What a rule starts with besides scaling the gradient. Coupled decay of 0 is left out, as it would
  * make NaN of an infinite parameter. */

@@ -22,10 +22,13 @@ static CYOPT_INLINE real NAME(prologue)(real p, real g, const NAME(scalars) h, i
     return g;
 }
 
-/* What follows it for a parameter with an average a, p being new: a = d*a + (1-d)*p */
+/* What follows it for a parameter with an average a, p being new:
+ *   a = a + e*(p - a)
+ * Not d*a + (1-d)*p: two rounded factors do not add up to 1, and the average of a parameter that
+ * rests would leave it. */
 static CYOPT_INLINE real NAME(average)(real a, real p, const NAME(scalars) h)
 {
-    return h.d * a + h.e * p;
+    return a + h.e * (p - a);
 }
 
 /* SGD:  p = k*p - step*g */

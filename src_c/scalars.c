@@ -31,7 +31,8 @@ static void powers_by_libm(const double beta[2], int64_t t, double power[2])
 
 /* How the frameworks write one velocity v; mu is the same in all:
  *   outside (PyTorch, TensorFlow 1, optax)  v = mu*v + (1-dampening)*g     p = p - lr*v
- *                                           PyTorch: no dampening in this parameter's first step
+ *                                           PyTorch: no dampening in this parameter's first step,
+ *                                           nor while mu is 0
  *   inside (Keras, scikit-learn)            v = mu*v - lr*g                p = p + v
  *   average (textbooks, autograd)           v = mu*v + (1-mu)*g            p = p - lr*v
  */
@@ -40,7 +41,7 @@ static void prepare_momentum(const struct cyopt_hyper *h, int64_t t, struct cyop
     x->mu = h->momentum;
     switch (h->momentum_form) {
     case CYOPT_LR_OUTSIDE:
-        x->a = t == 1 ? 1.0 : 1.0 - h->dampening;
+        x->a = t == 1 || h->momentum == 0.0 ? 1.0 : 1.0 - h->dampening;
         break;
     case CYOPT_LR_INSIDE:
         x->a = -h->lr;
@@ -114,7 +115,6 @@ void cyopt_compute_scalars(const struct cyopt_hyper *h, int64_t t, struct cyopt_
     x->c2 = 1.0 - h->beta2;
     x->eps_in = h->eps_inside_sqrt ? h->eps : 0.0;
     x->eps = h->eps_inside_sqrt ? 0.0 : h->eps;
-    x->d = h->ema;
     x->e = 1.0 - h->ema;
 
     switch (h->rule) {

@@ -71,7 +71,23 @@ def test_like_refuses_the_same_in_groups(framework, own, message):
 def test_like_refuses_a_number_of_any_type(number):
     with pytest.raises(ValueError, match="after the first step"):
         cyopt.Adam.like("keras", [np.ones(2)], ema=number)
+    with pytest.raises(ValueError, match=r"your schedule\(steps\) if steps else 0"):
+        cyopt.Adam.like("keras", [np.ones(2)], ema=cyopt.schedules.constant(0.99))
     cyopt.Adam.like("keras", [np.ones(2)], ema=lambda steps: 0.99 if steps else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("framework", "own"),
+    [("keras", {"bias_correction": False}), ("thinc", {"decoupled_weight_decay": False})],
+)
+def test_a_group_turns_off_what_a_framework_has_on(framework, own):
+    """What belongs to it goes with it: a group is made as an optimizer is."""
+    alone = {"clip_norm": None, **own} if framework == "thinc" else own
+    opt = cyopt.Adam.like(framework, [{"params": [np.ones(2)], **alone}])
+    assert (
+        opt.groups[0].values()
+        == cyopt.Adam.like(framework, [np.ones(2)], **alone).groups[0].values()
+    )
 
 
 def test_like_knows_numpys_false():

@@ -403,3 +403,14 @@ def test_a_function_needs_the_step_beside_an_average(function):
         opt.step([grad])
     assert np.array_equal(param, opt_param)
     assert np.array_equal(average, opt.averages["0"])
+
+
+@pytest.mark.parametrize("ema", [0.9, 0.999, 0.99999])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_average_of_a_parameter_that_rests_stays_there(ema, dtype):
+    """Factors d and 1 - d, each rounded, would take it away by 1e-3 within 10,000 steps."""
+    param = np.random.default_rng(0).normal(size=1000).astype(dtype)
+    opt = cyopt.SGD([param], lr=0.0, ema=ema)
+    for _ in range(1000):
+        opt.step([np.zeros_like(param)])
+    assert np.array_equal(opt.averages["0"], param)

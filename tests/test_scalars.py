@@ -76,6 +76,13 @@ def test_dampening_is_left_out_of_the_first_step(dampening):
     assert _cpu.prepare(hyper, 2)["a"] == 1.0 - dampening
 
 
+def test_dampening_is_left_out_while_momentum_is_0():
+    """As in PyTorch: without momentum p = p - lr*g."""
+    opt = cyopt.SGD([np.ones(1)], lr=0.1, momentum=lambda t: 0.9 * (t > 2), dampening=0.5)
+    factors = [_cpu.prepare(opt.groups[0].at(t), t + 1)["a"] for t in range(5)]
+    assert factors == [1, 1, 1, 0.5, 0.5]
+
+
 def scalars(cls, t=3, **kwargs):
     return _cpu.prepare(cls(lr=0.5, **kwargs).groups[0].at(0), t)
 

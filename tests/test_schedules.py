@@ -182,6 +182,9 @@ def test_takes_any_real_number_and_any_integer():
         (lambda: schedules.join([abs, abs, abs], [5, 5]), ValueError, "[5, 5], expected incr"),
         (lambda: schedules.join([abs, abs], [1.5]), TypeError, "boundaries is 1.5 (float)"),
         (lambda: schedules.join(abs, []), TypeError, "expected a list or a tuple"),
+        (lambda: schedules.constant(np.timedelta64(1)), TypeError, "(timedelta64), expected"),
+        (lambda: schedules.step(0.1, 0.5, np.array([3])), TypeError, "every is array([3])"),
+        (lambda: schedules.one_cycle(0.1, 10**400), ValueError, "below 2**53"),
     ],
 )
 def test_refuses(make, error, message):

@@ -14,8 +14,9 @@ from cyopt import trees
 from cyopt.cuda import libraries
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.plan import Plan
-from cyopt.hyper import Hyper, check_rounded
+from cyopt.hyper import Hyper
 from cyopt.measured import PENDING, Done
+from cyopt.rounding import check_rounded
 
 if TYPE_CHECKING:
     from cyopt.given import Layout

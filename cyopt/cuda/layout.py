@@ -6,18 +6,18 @@ SET, COLUMNS = 10, 11  # SET: which of a launch's sets of scalars is the paramet
 ROW_BYTES = 8 * COLUMNS
 
 # What was decided about a parameter in this step: two integers, then its scalars in its dtype, in
-# the order of `SCALARS`, without gaps.
+# the order of `SCALARS`, without gaps; room is left up to a multiple of 16 bytes.
 SKIPPED, BEGINS, FIRST_SCALAR, DECISION_BYTES = 0, 1, 2, 144
 SCALARS = (
     *("s", "limit", "wd", "k", "step", "mu", "a", "b1"),
-    *("c1", "b2", "c2", "r", "eps_in", "eps", "d", "e"),
+    *("c1", "b2", "c2", "r", "eps_in", "eps", "e"),
 )
 
 # The numbers of a group, in double: the scalars of a step that is not the first, then what the
 # scalars that change from step to step are made of.
 S, STEP, A, R = (SCALARS.index(name) for name in ("s", "step", "a", "r"))
-LR, LR_DECAY, BETA1, BETA2, AFTER = 16, 17, 18, 19, 20  # AFTER: `step` is multiplied with it
-CLIP_NORM, CLIP_EPS, PER_ARRAY, SKIP, COPIES, CHANGES, HYPER_NUMBERS = 21, 22, 23, 24, 25, 26, 27
+LR, LR_DECAY, BETA1, BETA2, AFTER = 15, 16, 17, 18, 19  # AFTER: `step` is multiplied with it
+CLIP_NORM, CLIP_EPS, PER_ARRAY, SKIP, COPIES, CHANGES, HYPER_NUMBERS = 20, 21, 22, 23, 24, 25, 26
 # Values of CHANGES: which of the scalars change; `step` does from DECAYED on.
 NOTHING, DAMPENED, DECAYED, CORRECTED, CORRECTED_HAT = 0, 1, 2, 3, 4
 
