@@ -5,13 +5,21 @@ cdef enum:
 
 # The numbers of a call that may differ from the earlier one's: up to here no product of them is
 # beyond the range of float32, and no average's decay is rounded to 1, so that nothing need be looked
-# at (see `check_rounded` in hyper.py).
+# at (see rounding.py).
 cdef double ORDINARY = 1e15, BELOW_ONE = 0.999999
 
 
 cpdef bint is_ordinary(double lr, double weight_decay):
     """Whether a learning rate needs no `check_rounded` where all other numbers have had theirs."""
     return lr <= ORDINARY and lr * weight_decay <= ORDINARY
+
+
+cdef object _FLOAT64 = np.float64, _INT64 = np.int64
+
+
+cdef bint _is_float(value):
+    """A float: Python's own, or NumPy's of the same numbers."""
+    return type(value) is float or type(value) is _FLOAT64
 
 
 cdef struct Key:
@@ -33,12 +41,12 @@ cdef bint _put_value(Key *key, char kind, const void *source, Py_ssize_t n) noex
 
 
 cdef bint _put_object(Key *key, object value) except -1:
-    """A number or name of Python's own, exactly: 1, 1.0 and True are three, as are 0.0 and -0.0."""
+    """A number or name, exactly: 1, 1.0 and True are three, as are 0.0 and -0.0."""
     cdef double number
     cdef long long integer
     cdef Py_ssize_t n
     cdef int overflow = 0
-    if type(value) is float:
+    if _is_float(value):
         number = value
         return _put_value(key, c'f', &number, sizeof(number))
     if value is None:
@@ -86,7 +94,7 @@ def call_key(function, like, dict given, bint replaces, bint scales, param):
     for name, value in given.items():
         if not _put_object(&key, name):
             return None
-        any_float = type(value) is float and (name == "lr" or name == "ema")
+        any_float = _is_float(value) and (name == "lr" or name == "ema")
         if not (_put_value(&key, c'*', NULL, 0) if any_float else _put_object(&key, value)):
             return None
     return PyBytes_FromStringAndSize(key.text, key.size)
@@ -110,6 +118,7 @@ cdef class Call:
     """
     cdef Plan _plan
     cdef bint _running
+    cdef readonly ptrdiff_t n       # parameters
 
     def __cinit__(self, Plan plan not None):
         cdef list ghosts = []
@@ -117,7 +126,7 @@ cdef class Call:
             ghosts.append(_ghost(param))
         plan._params = ghosts
         plan._states = plan._averages = plan.written = None
-        self._plan, self._running = plan, True  # until `run` has ended
+        self._plan, self.n, self._running = plan, plan._n, True  # until `run` has ended
 
     def run(self, grads):
         """The call itself, once, with gradients that have been checked as for `Plan.run`."""
@@ -143,12 +152,12 @@ cdef class Call:
             self._running = False
 
     cdef bint _take_numbers(self, step, lr, ema, step_size, denom_scale) except -1:
-        """Put numbers of Python's own types and of ordinary size into the plan."""
+        """Put numbers of ordinary size into the plan."""
         cdef ptrdiff_t i
         cdef int overflow = 0
         cdef int64_t t
         cdef cyopt_hyper *hyper = &self._plan._hypers[0]
-        if type(step) is not int:
+        if type(step) is not int and type(step) is not _INT64:
             return False
         t = PyLong_AsLongLongAndOverflow(step, &overflow)
         if overflow or t < 1 or t >= <int64_t>1 << 62:
@@ -204,7 +213,7 @@ cdef class Call:
 cdef bint _take(object value, double least, double most, double *number):
     if value is None:
         return True
-    if type(value) is not float or not least <= <double>value <= most:
+    if not _is_float(value) or not least <= <double>value <= most:
         return False
     number[0] = value
     return True

@@ -65,7 +65,12 @@ cdef class Stepper:
                 " first of update(key, param, grad), and an array: to skip a parameter, do not call"
                 " update"
             )
-        if self._again(key, param, grad, None, False) is None:
+        try:
+            done = self._again(key, param, grad, None, False)
+        except TypeError:
+            _check_hashable(key)
+            raise
+        if done is None:
             self._gate.run(self._update, key, param, grad)
         return param
 
@@ -78,3 +83,10 @@ cdef class Stepper:
         if plan is None:
             return None
         return plan.again(self._gate, params, grads, structure, norms)
+
+
+def _check_hashable(key):
+    try:
+        hash(key)
+    except TypeError as error:
+        raise TypeError(f"key is {key!r}: {error}; expected a key such as a name") from None

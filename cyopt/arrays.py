@@ -55,7 +55,7 @@ def as_array(value: Any, what: str, written: bool = False) -> Array:
         f"{what} is a {kind}; expected a numpy.ndarray of float32 or float64"
         + (
             ", or None to skip the parameter"
-            if what.startswith("grad")
+            if what.startswith("gradient of")
             else ": make it one with np.array(..., np.float32) and keep that"
         )
     )

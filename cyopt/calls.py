@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cyopt import _cpu
 from cyopt.given import Layout
 from cyopt.group import Group, layout
 from cyopt.optimizer import Optimizer
 
-_MOST = 1024  # calls that are kept; each is about 2.5 KB, and half a KB more for each array
+# Calls that are kept, and their parameters: 2.5 KB for each call and half a KB for each parameter.
+_MOST_CALLS, _MOST_PARAMS = 1024, 16_384
 _kept: dict[bytes, _cpu.Call] = {}
 _groups: dict[tuple[type[Optimizer], str, str], tuple[Group, Layout]] = {}
 
@@ -54,14 +57,15 @@ def again(
 
 def _float(value: object) -> float | None:
     """A number that is not in the key."""
-    return value if type(value) is float else None
+    return value if isinstance(value, float) else None
 
 
 def keep(key: bytes | None, call: _cpu.Call) -> None:
     """Keep a call that has been checked in full, in the place of an older one."""
     if key is None:
         return
-    if len(_kept) >= _MOST:
+    others = sum(kept.n for kept in list(_kept.values()))
+    if len(_kept) >= _MOST_CALLS or others + call.n > _MOST_PARAMS:
         _kept.clear()
     _kept[key] = call
 
@@ -69,8 +73,8 @@ def keep(key: bytes | None, call: _cpu.Call) -> None:
 def group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> tuple[Group, Layout]:
     """The class's numbers; making them takes longer than a small step, so the last ones are kept.
 
-    Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well. Only
-    of Python's own numbers: NumPy 1 prints a float32 as a float64 of another value.
+    Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well. Not
+    of all numbers: NumPy 1 prints a float32 as a float64 of another value.
     """
     key = (cls, repr(like), repr(given)) if all(map(_is_plain, given.values())) else None
     made = _groups.get(key) if key is not None else None
@@ -87,4 +91,4 @@ def group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> tuple[Gr
 def _is_plain(value: object) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_plain, value))
-    return type(value) in (float, int, bool, str, type(None))
+    return type(value) in (float, np.float64, int, bool, str, type(None))

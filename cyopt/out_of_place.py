@@ -10,7 +10,7 @@ written then; state has made the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def sgd(
     >>> cyopt.sgd(w, np.array([2.0]), lr=0.25), w
     (array([0.5]), array([1.]))
     """
-    return _returned(sgd_, param, grad, (momentum_buffer,), out, others)
+    return _returned(sgd_, param, grad, {"momentum_buffer": momentum_buffer}, out, others)
 
 
 def adagrad(param: Any, grad: Any, sum: Any, *, out: Any = None, **others: Any) -> Any:
@@ -42,7 +42,7 @@ def adagrad(param: Any, grad: Any, sum: Any, *, out: Any = None, **others: Any) 
     >>> cyopt.adagrad(w, np.array([2.0]), h, step=1, lr=0.25), w, h
     (array([0.75]), array([1.]), array([4.]))
     """
-    return _returned(adagrad_, param, grad, (sum,), out, others)
+    return _returned(adagrad_, param, grad, {"sum": sum}, out, others)
 
 
 def rmsprop(
@@ -62,7 +62,7 @@ def rmsprop(
     >>> cyopt.rmsprop(w, np.array([2.0]), v, lr=0.25, alpha=0.75, eps=0), w, v
     (array([0.5]), array([1.]), array([1.]))
     """
-    states = (square_avg, grad_avg, momentum_buffer)
+    states = {"square_avg": square_avg, "grad_avg": grad_avg, "momentum_buffer": momentum_buffer}
     return _returned(rmsprop_, param, grad, states, out, others)
 
 
@@ -83,21 +83,22 @@ def adam(
     >>> cyopt.adam(w, np.array([2.0]), m, v, step=1, lr=0.25).round(6), w
     (array([0.75]), array([1.]))
     """
-    return _returned(adam_, param, grad, (exp_avg, exp_avg_sq, max_exp_avg_sq), out, others)
+    states = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq}
+    return _returned(adam_, param, grad, states, out, others)
 
 
 def _returned(
     update: Callable[..., bool],
     param: Any,
     grad: Any,
-    states: Sequence[Any],
+    states: Mapping[str, Any],
     out: Any,
     others: dict[str, Any],
 ) -> Any:
     """Update copies. `out` is written last: when nothing can be refused any more."""
     params = [_checked(array) for array in _each(param)]
-    kept = _arrays("a state or the average", (*states, others.get("average")))
-    grads = _arrays("grad", (grad,))
+    kept = _arrays({**states, "average": others.get("average")})
+    grads = _arrays({"grad": grad})
     written = [*kept, *grads] if others.get("zero_grads") else kept
     n = len(params)
     if sharing([*params, *written], lambda i, j: (i < n) != (j < n)):
@@ -109,7 +110,7 @@ def _returned(
     if out is not None:
         _check_out(_each(out), copies, [*kept, *grads])
     several = isinstance(param, list | tuple)
-    update(copies if several else copies[0], grad, *states, **others)
+    update(copies if several else copies[0], grad, *states.values(), **others)
     if out is None:
         return copies if several else copies[0]
     _cpu.copy_into(list(zip(map(np.asarray, _each(out)), copies, strict=True)))
@@ -137,10 +138,10 @@ def _checked(param: Any) -> Array:
     return param
 
 
-def _arrays(what: str, values: Sequence[Any]) -> list[Array]:
+def _arrays(arguments: Mapping[str, Any]) -> list[Array]:
     """All arrays in these and in lists of them; what is none is refused by the update."""
-    each = [value for several in values for value in _each(several)]
-    return [as_array(value, what) for value in each if _is_array(value)]
+    each = [(value, name) for name, several in arguments.items() for value in _each(several)]
+    return [as_array(value, name) for value, name in each if _is_array(value)]
 
 
 def _is_array(value: object) -> bool:

@@ -28,13 +28,20 @@ class Node(NamedTuple):
 
 def structure(tree: Tree) -> Node | None:
     """The structure of `tree`: what `leaves` needs to walk another tree of the same form."""
+    try:
+        return _structure(tree)
+    except RecursionError:
+        raise ValueError("params is nested too deeply, or a container that holds itself") from None
+
+
+def _structure(tree: Tree) -> Node | None:
     if isinstance(tree, Mapping):
         keys, is_mapping = tuple(tree), True
     elif isinstance(tree, list | tuple):
         keys, is_mapping = tuple(range(len(tree))), False
     else:
         return None
-    children = tuple(structure(tree[key]) for key in keys)
+    children = tuple(_structure(tree[key]) for key in keys)
     return Node(keys, children, is_mapping, all(child is None for child in children))
 
 

@@ -127,7 +127,8 @@ struct cyopt_scalars {
 
 /* One parameter. param, state and average are dense and in one element order; grad is too, or is
  * described by grad_ndim (at most 64), grad_shape and grad_strides (bytes), to be read in C order
- * of that shape. All are aligned to their numbers. */
+ * of that shape. All are aligned to their numbers. Of all arrays of a step no two share memory, but
+ * for gradients that are not set to zero. */
 struct cyopt_array {
     ptrdiff_t size; /* elements */
     int dtype;      /* enum cyopt_dtype */

@@ -33,6 +33,7 @@ int cyopt_pool_cpus(void)
 
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 #ifdef __linux__
 #include <sched.h>
 #endif
@@ -154,7 +155,9 @@ int cyopt_pool_cpus(void)
     if (sched_getaffinity(0, sizeof cpus, &cpus) == 0)
         return CPU_COUNT(&cpus);
 #endif
-    return 0;
+    const long online =
+        sysconf(_SC_NPROCESSORS_ONLN); /* also beyond the 1,024 CPUs of a cpu_set_t */
+    return online > 0 ? (int)online : 0;
 }
 
 #endif

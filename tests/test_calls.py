@@ -167,6 +167,7 @@ def test_a_call_like_the_last_one_is_taken_again(monkeypatch):
     monkeypatch.setattr(cyopt._cpu, "Plan", None)  # the long way would need it
     cyopt.adam_(param, np.ones(5), m, v, step=2, lr=0.05)
     cyopt.adam_([param][0], grad[::-1], m, v, step=9, lr=0.1)
+    cyopt.adam_(param, grad, m, v, step=np.int64(3), lr=np.float64(0.1))  # as np.cos gives it
     average = np.zeros(5)
     monkeypatch.undo()
     cyopt.adam_(param, grad, m, v, step=1, average=average, ema=0.5)
@@ -198,14 +199,23 @@ def test_what_lies_in_freed_memory_is_another_array():
 
 
 def test_as_many_calls_are_kept_as_that():
-    arrays = [np.ones(2) for _ in range(calls._MOST + 10)]
+    arrays = [np.ones(2) for _ in range(calls._MOST_CALLS + 10)]
     for array in arrays:
         cyopt.sgd_(array, np.ones(2), lr=0.5)
-    assert len(calls._kept) <= calls._MOST
+    assert len(calls._kept) <= calls._MOST_CALLS
     grad = np.ones(2)
-    for i in range(calls._MOST + 10):
+    for i in range(calls._MOST_CALLS + 10):
         cyopt.sgd_(arrays[0], grad, lr=0.5, weight_decay=i * 1e-6)
-    assert len(calls._kept) <= calls._MOST
+    assert len(calls._kept) <= calls._MOST_CALLS
+
+
+def test_as_many_parameters_are_kept_as_that():
+    """A plan takes half a KB for each: 1,024 calls of 1,000 parameters were 500 MB."""
+    params, grads = ([np.ones(2) for _ in range(1000)] for _ in range(2))
+    for i in range(30):
+        cyopt.sgd_(params, grads, lr=0.5, weight_decay=i * 1e-6)
+        assert calls._kept
+        assert sum(call.n for call in calls._kept.values()) <= calls._MOST_PARAMS
 
 
 def test_settings_act_in_between():

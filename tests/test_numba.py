@@ -147,6 +147,8 @@ def test_threads_step_at_once():
 STATE = np.zeros(3)
 ADAM = OPTIMIZERS["adam"]
 NUMBERS = hyper(ADAM, np.float64)
+# Which Numba takes for aligned when it compiles.
+shifted = np.zeros(28, np.uint8)[4:].view(np.float64)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,8 @@ NUMBERS = hyper(ADAM, np.float64)
         ({"numbers": hyper(ADAM, np.float32)}, "another dtype"),
         ({"param": np.broadcast_to(np.ones(3), (3,))}, "may be written|ascontiguous"),
         ({"param": np.ones((2, 3)), "grad": np.ones((2, 3), order="F")}, "type and order"),
+        ({"grad": shifted}, "param or grad is not aligned"),
+        ({"state": (STATE, shifted)}, "state is not aligned"),
     ],
 )
 def test_refusals(change, message):

@@ -147,6 +147,18 @@ def test_structure(spoil, error, message, steps):
     model.refuses(lambda: model.opt.step(spoil(**model.grads)), error, message)
 
 
+def test_a_list_that_holds_itself():
+    endless = [np.ones(2)]
+    endless.append(endless)
+    with pytest.raises(ValueError, match="params is nested too deeply, or"):
+        cyopt.SGD(endless)
+
+
+def test_a_key_that_has_no_hash():
+    with pytest.raises(TypeError, match=r"key is \[1\]: unhashable.*expected a key such as a name"):
+        cyopt.SGD(lr=0.1).update([1], np.ones(2), np.ones(2))
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_length(count):
     grad, params = np.ones(2, np.float32), [np.ones(2, np.float32), np.ones(2, np.float32)]

@@ -161,10 +161,16 @@ def _update(
             raise ValueError("clip_norm and skip_nonfinite cannot be turned on in compiled code")
         if grad.shape != param.shape:
             raise ValueError("grad has not the shape of param")
+        if param.ctypes.data % param.itemsize != 0 or grad.ctypes.data % param.itemsize != 0:
+            raise ValueError("param or grad is not aligned to its numbers: pass a copy")
         if n_state > 0:  # there is no loop over an empty tuple
             for array in state:
                 if array.shape != param.shape:
                     raise ValueError("an array of state has not the shape of param")
+                if array.ctypes.data % param.itemsize != 0:
+                    raise ValueError(
+                        "an array of state is not aligned to its numbers: make it anew"
+                    )
         if _call(numbers, step, param, grad, state, _SECOND[rule]) < 0:
             raise RuntimeError(
                 "this function was compiled for another version of cyopt: delete what Numba keeps"

@@ -1,7 +1,7 @@
 /* A step of Adam from C, without Python. From the root of the repository:
  *
  *     gcc -O3 -std=c11 -fno-math-errno -ffp-contract=off -pthread -Isrc_c \
- *         examples/embed_c/one_step.c src_c/*.c -lm -o one_step && ./one_step
+ *         examples/embed_c/one_step.c src_c/[a-z]*.c -lm -o one_step && ./one_step
  */
 #include "cyopt.h"
 

@@ -1,4 +1,7 @@
-"""Builds the module: `pip install --no-build-isolation .` where cyopt and Cython are installed."""
+"""Builds the module: `pip install --no-build-isolation .`
+
+That is where cyopt, Cython, `setuptools>=77` and wheel are installed.
+"""
 
 from pathlib import Path
 
