@@ -1,6 +1,6 @@
 """`mpiexec -n 2 python bench/ranks.py`: a step of several ranks, with all that they send.
 
-Beside it the limit, which is the plain collective of as many bytes and the step alone, and torch's
+Beside it the plain collective of as many bytes and the step alone; and torch's
 DistributedDataParallel over gloo with its fused Adam, and with ZeroRedundancyOptimizer. Adam in
 float32; each rank has one thread. A time is the slowest rank's.
 """
@@ -30,9 +30,9 @@ from cyopt.extras import output_file
 COMM = MPI.COMM_WORLD
 Step = Callable[[], object]
 PLAIN, SHARD = "cyopt", "cyopt, shard=True"
-PLAIN_LIMIT, SHARD_LIMIT = "Allreduce, step", "Reduce_scatter, step, Allgather"
+ALLREDUCE, SCATTER_GATHER = "Allreduce, step", "Reduce_scatter, step, Allgather"
 DDP, ZERO = "torch DDP, fused", "torch ZeroRedundancyOptimizer"
-BASE = {PLAIN: PLAIN_LIMIT, SHARD: SHARD_LIMIT}
+BASE = {PLAIN: ALLREDUCE, SHARD: SCATTER_GATHER}
 PEER = {PLAIN: DDP, SHARD: ZERO}
 
 
@@ -52,7 +52,7 @@ def ours(params: list[Any], grads: list[Any]) -> dict[str, Step]:
     return steps
 
 
-def limits(workload: Workload) -> dict[str, Step]:
+def plain_ones(workload: Workload) -> dict[str, Step]:
     """The bytes moved by one collective over one array each, and a step over as many numbers."""
     size = -(-workload.elements // COMM.size) * COMM.size
     buffer = np.random.default_rng(0).standard_normal(size, np.float32)
@@ -73,7 +73,7 @@ def limits(workload: Workload) -> dict[str, Step]:
     def tame(step: Step) -> Step:
         return lambda: (step(), buffer.__imul__(scale) if abs(buffer[0]) > 1e9 else None)
 
-    return {PLAIN_LIMIT: tame(plain), SHARD_LIMIT: tame(shard)}
+    return {ALLREDUCE: tame(plain), SCATTER_GATHER: tame(shard)}
 
 
 def torchs(params: list[Any], grads: list[Any]) -> dict[str, Step]:
@@ -141,7 +141,7 @@ def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
 def rows(workload: Workload, rounds: int) -> dict[str, list[float]]:
     """All of a workload."""
     shared = arrays(workload)  # for GPT-2 to fit in memory
-    steps = {**limits(workload), **ours(*shared)}
+    steps = {**plain_ones(workload), **ours(*shared)}
     try:
         steps.update(torchs(*shared))
     except ImportError as error:
@@ -151,9 +151,10 @@ def rows(workload: Workload, rounds: int) -> dict[str, list[float]]:
 
 
 def table(name: str, seconds: dict[str, list[float]]) -> Table:
-    """A line for each, and what it is of the limit and of its peer."""
-    grid = Table("", "a step", "spread", "of the limit", "torch's / cyopt's", box=box.SIMPLE_HEAD,
-                 title=f"{name}, {COMM.size} ranks", title_justify="left")  # fmt: skip
+    """A line for each, and what it is of the plain one and of its peer."""
+    heads = "", "a step", "spread", "of the plain one", "torch's / cyopt's"
+    title = f"{name}, {COMM.size} ranks"
+    grid = Table(*heads, box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for each, samples in seconds.items():
         share = f"{ratio(seconds[BASE[each]], samples):.0%}" if each in BASE else ""
         peer = seconds.get(PEER.get(each, ""))
