@@ -198,10 +198,10 @@ def test_a_state_that_was_taken_away_is_counted_on_as_by_torch():
     assert np.allclose(follow(ours), follow(torch.optim, foreach=False), rtol=3e-6, atol=0)
 
 
-@pytest.mark.skipif(_tensors._EXCHANGE is None, reason="torch is older than 2.10")
+@pytest.mark.skipif(_tensors._TABLE is None, reason="torch is older than 2.10")
 def test_one_is_added_to_counters_alone():
     one, two = torch.tensor(1.0), torch.tensor(2.0)
-    assert _tensors._EXCHANGE.count([one, two]) and (one, two) == (2, 3)
+    assert _tensors._TABLE.count([one, two]) and (one, two) == (2, 3)
     others = [
         torch.tensor(1.0).double(),
         torch.tensor(1),
@@ -210,7 +210,7 @@ def test_one_is_added_to_counters_alone():
     ]
     for other in others:
         before = other.clone()
-        assert not _tensors._EXCHANGE.count([one, other])
+        assert not _tensors._TABLE.count([one, other])
         assert one == 2 and torch.equal(other, before)
 
 
@@ -223,17 +223,17 @@ def test_subclasses_of_tensors_go_the_long_way(monkeypatch):
     opt = ours.SGD([p], lr=0.5, momentum=0.5)
     p.grad = torch.ones(4)
     fails = types.SimpleNamespace(count=None, arrays=None)
-    monkeypatch.setattr(_tensors, "_EXCHANGE", fails)
+    monkeypatch.setattr(_tensors, "_TABLE", fails)
     opt.step()
     assert torch.equal(p.detach(), torch.full((4,), 0.5))
 
 
-@pytest.mark.skipif(_tensors._EXCHANGE is None, reason="torch is older than 2.10")
+@pytest.mark.skipif(_tensors._TABLE is None, reason="torch is older than 2.10")
 def test_tensors_as_arrays_of_the_same_memory():
     whole = torch.arange(24.0).reshape(2, 3, 4)
     for tensor in (whole, whole[:, 1:, ::2], whole.permute(2, 0, 1), whole[1, 2, 3]):
         for value in (tensor, tensor.double(), tensor.clone().requires_grad_()):
-            (array,) = _tensors._EXCHANGE.arrays([value])
+            (array,) = _tensors._TABLE.arrays([value])
             expected = value.detach().numpy()
             assert np.array_equal(array, expected) and array.dtype == expected.dtype
             assert (array.shape, array.strides) == (expected.shape, expected.strides)
@@ -241,7 +241,7 @@ def test_tensors_as_arrays_of_the_same_memory():
             assert array.flags.writeable and array.base is value
             for flag in ("aligned", "c_contiguous", "f_contiguous", "owndata"):
                 assert getattr(array.flags, flag) == getattr(expected.flags, flag), flag
-    kept = _tensors._EXCHANGE.arrays([torch.full((1000,), 3.0)])[0]
+    kept = _tensors._TABLE.arrays([torch.full((1000,), 3.0)])[0]
     assert (kept == 3).all()
     for other in (
         whole[:0],
@@ -251,7 +251,7 @@ def test_tensors_as_arrays_of_the_same_memory():
         whole.to(torch.complex64),
         whole.to_sparse(),
     ):
-        assert _tensors._EXCHANGE.arrays([whole, other]) is None
+        assert _tensors._TABLE.arrays([whole, other]) is None
 
 
 @pytest.mark.parametrize("name", NAMES)

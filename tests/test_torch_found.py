@@ -203,8 +203,8 @@ def test_sgd_without_momentum_keeps_no_state():
 @pytest.mark.parametrize("exchange", [True, False])
 def test_counters_that_cannot_be_changed_are_refused_before_the_step(exchange, monkeypatch):
     if not exchange:
-        monkeypatch.setattr(_tensors, "_EXCHANGE", None)
-    elif _tensors._EXCHANGE is None:
+        monkeypatch.setattr(_tensors, "_TABLE", None)
+    elif _tensors._TABLE is None:
         pytest.skip("torch is older than 2.10")
     w = leaf(2)
     opt = ours.Adam([w])
