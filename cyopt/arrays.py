@@ -19,7 +19,8 @@ Array = np.ndarray[Any, Any]
 # A set, whose hashes tell apart what compares equal: a long double of 64 bits, fields beside it.
 DTYPES = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 _DLPACK_CPU = 1
-_LINE = 64  # bytes, of a cache
+_LINE, _PAGE = 64, 4096  # bytes, of a cache and of memory
+_APART = 832  # bytes between the state arrays of a parameter, modulo a page: 13 lines
 _NUMPY = tuple(map(int, np.__version__.split(".")[:2]))
 
 
@@ -187,22 +188,25 @@ def assign(array: Array, values: Array) -> None:
         array[...] = values
 
 
-def full_like(param: Array, value: float) -> Array:
-    """A state array like its parameter, filled."""
+def full_like(param: Array, value: float, slot: int) -> Array:
+    """The state array of this number, from 0, like its parameter and filled."""
     if isinstance(param, DeviceArray):
         return DeviceArray.like(param, value)
-    return _full_like_on_cpu(param, value)
+    return _full_like_on_cpu(param, value, slot)
 
 
-def _full_like_on_cpu(param: Array, value: float) -> Array:
+def _full_like_on_cpu(param: Array, value: float, slot: int) -> Array:
     """A state array with the strides of `param`, which begins in a cache line where that does.
 
     A step begins a large array with the rest of its first line, so that all other stores fill whole
-    lines: of state too if it lies alike. The memory comes zeroed from the system, and is not
-    written before it is used.
+    lines: of state too if it lies alike. Large ones begin each elsewhere in its page: a load waits
+    for an earlier store whose address has the same last 12 bits (bench/NOTES.md). The memory comes
+    zeroed from the system, and is not written before it is used.
     """
-    memory = np.zeros(param.nbytes + _LINE, np.uint8)
-    start = (param.ctypes.data - memory.ctypes.data) % _LINE
+    is_large = param.nbytes >= 8 * _PAGE
+    period, apart = (_PAGE, (slot + 1) * _APART) if is_large else (_LINE, 0)
+    memory = np.zeros(param.nbytes + period, np.uint8)
+    start = (param.ctypes.data + apart - memory.ctypes.data) % period
     array: Array = np.ndarray(param.shape, param.dtype, memory, start, param.strides)
     if value:
         array[...] = value

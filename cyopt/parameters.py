@@ -232,9 +232,10 @@ def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[s
 
 def _new_state(param: Array, layout: Layout) -> dict[str, Array]:
     """The state of a parameter that has not made a step."""
-    state = {s: full_like(param, layout.initial.get(s, 0.0)) for s in layout.slots if s}
+    slots = enumerate(layout.slots)
+    state = {s: full_like(param, layout.initial.get(s, 0.0), j) for j, s in slots if s}
     if layout.averages:
-        state[AVERAGE] = full_like(param, 0.0)
+        state[AVERAGE] = full_like(param, 0.0, len(layout.slots))
         if not layout.average_from_zeros:
             if isinstance(param, DeviceArray):
                 state[AVERAGE].copy_from(param)

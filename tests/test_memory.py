@@ -63,7 +63,20 @@ def test_an_optimizer_allocates_its_state(cls, kwargs):
     made = []
     peak = peak_of(lambda: made.append(cls([w], **kwargs)))
     slots = sum(1 for slot in RULES[made[0].groups[0].rule].state if slot)
-    assert slots * w.nbytes <= peak < slots * w.nbytes + SMALL
+    page = 4096  # in which each state array has a place of its own
+    assert slots * w.nbytes <= peak < slots * (w.nbytes + page) + SMALL
+
+
+def test_large_state_arrays_have_places_of_their_own_in_a_page():
+    """Modulo a page: a load waits for an earlier store whose address has the same last bits."""
+    for offset in range(0, 4096, 272):
+        memory = np.zeros(3 * 4096 + 32_768, np.uint8)[offset:]
+        param = memory[memory.ctypes.data % 4 :][: 4 * 8192].view(np.float32)
+        state = cyopt.RMSProp([param], momentum=0.9, centered=True, ema=0.9).state["0"].values()
+        places = sorted(a.ctypes.data % 4096 for a in (param, *state))
+        gaps = [b - a for a, b in zip(places, [*places[1:], places[0] + 4096], strict=True)]
+        assert len(gaps) == 5 and min(gaps) > 512
+        assert {a.ctypes.data % 64 for a in state} == {param.ctypes.data % 64}
 
 
 RESIDENT = """
