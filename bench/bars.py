@@ -140,7 +140,7 @@ def report(
     about: Mapping[str, str],
     file: Path | None,
 ) -> int:
-    """Measure, print and save every bar; returns the exit code, as of `python -m cyopt bench`."""
+    """Measure, print and save every bar; returns the exit code: 1 if a result was wrong."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     described = {**machine.describe(machine.load()), **about}
     console.print(str(Info(described)), highlight=False, markup=False)

@@ -4,9 +4,8 @@ cdef enum:
     KEY_BYTES = 512
 
 # The numbers of a call that may differ from the earlier one's: up to here no product of them is
-# beyond the range of float32, and no average's decay is rounded to 1, so that nothing need be looked
-# at (see rounding.py).
-cdef double ORDINARY = 1e15, BELOW_ONE = 0.999999
+# beyond the range of float32, so that nothing need be looked at (see rounding.py).
+cdef double ORDINARY = 1e15, BELOW_ONE = 1 - 2.0**-53
 
 
 cpdef bint is_ordinary(double lr, double weight_decay):

@@ -13,7 +13,7 @@ import numpy as np
 
 from cyopt import schedules
 from cyopt.hints import unknown_name
-from cyopt.hyper import COMMON, without_meaning
+from cyopt.hyper import without_meaning
 
 Row = Mapping[str, Any]
 
@@ -130,7 +130,7 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
         raise ValueError(f"{framework!r} has no {cls}; it has {', '.join(rows)}")
     refuse(framework, classes, given)
     row = {**_OF_ALL_CLASSES.get(framework, {}), **rows[cls]}
-    for name in without_meaning({**COMMON, **row, **given}):
+    for name in without_meaning(given):
         row.pop(name, None)
     missing = [name for name, value in row.items() if value is REQUIRED and name not in given]
     if missing:

@@ -224,15 +224,19 @@ def checked(name: str, value: object) -> Any:
 
 
 def without_meaning(v: Mapping[str, Any]) -> dict[str, Any]:
-    """What belongs to something that is off: a group that turns it off does not take it over."""
+    """What belongs to something that `v` turns off, and is then no part of a default."""
     found: dict[str, Any] = {}
-    if v["ema"] is None:
+    if v.get("ema", 0.0) is None:
         found["ema_init"] = "params"
-    if not v["decoupled_weight_decay"]:
+    if _is_off(v, "decoupled_weight_decay"):
         found["weight_decay_order"] = "before"
-    if not v.get("bias_correction", True):
+    if _is_off(v, "bias_correction"):
         found.update(eps_hat=False, libm_pow=False)
     return found
+
+
+def _is_off(v: Mapping[str, Any], flag: str) -> bool:
+    return isinstance(v.get(flag), bool | np.bool_) and not v[flag]
 
 
 def check_together(v: Mapping[str, Any]) -> None:

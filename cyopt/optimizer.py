@@ -95,7 +95,10 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
 
     @property
     def averages(self) -> Averages:
-        """The averages of the parameters by name: read-only views of arrays that steps update."""
+        """The averages of the parameters by name: views of arrays that steps update, to be read.
+
+        Those on a GPU can be read by other libraries, which would not refuse to write them.
+        """
         if all(group.ema is None for group in self.groups):
             raise AttributeError("this optimizer keeps no averages; make it with ema=0.999")
         return Averages(self.state)
@@ -143,7 +146,8 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         """A group with its `own` hyperparameters; the optimizer's where it has none."""
         self.check_names(own)
         values = {name: own.get(name, value) for name, value in self._defaults.items()}
-        values.update({n: x for n, x in without_meaning(values).items() if n not in own})
+        off = without_meaning({"ema": values["ema"], **own})  # some groups alone may have averages
+        values.update({name: value for name, value in off.items() if name not in own})
         return Group(values, type(self), self._framework)
 
     def _make_list(self, tree: Any) -> ParameterList:

@@ -56,8 +56,8 @@ class SGD(Optimizer):
       `steps` waits for the GPU. A graph keeps the hyperparameters and addresses of its capture;
       the optimizer must live as long
     - ema: decay d of an average a of each parameter, `opt.averages[name]`: after a step
-      `a = a + (1 - d)*(p - a)`; unchanged where the gradient is None. `ema_init` says where it
-      starts: "params", as a copy of p before p's first step, or "zeros"
+      `a = a + (1 - d)*(p - a)`, NaN where p is infinite; unchanged where the gradient is None.
+      `ema_init` says where it starts: "params", as a copy of p before p's first step, or "zeros"
 
     All of these happen in the update's own pass over memory; `clip_norm` and `skip_nonfinite` read
     the gradients once more before it. The norm has the same bits whatever the threads

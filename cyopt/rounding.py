@@ -11,7 +11,7 @@ from cyopt import _cpu
 from cyopt.hyper import Hyper
 
 # Fields of Hyper that must stay below 1 when a kernel rounds them, and what users call them.
-_RATES = {"momentum": "momentum", "beta1": "betas[0]", "beta2": "betas[1]", "ema": "ema"}
+_RATES = {"momentum": "momentum", "beta1": "betas[0]", "beta2": "betas[1]"}
 # Factor of a step (`cyopt.rules.prepare`) -> the hyperparameters that make it.
 _CAUSES = {
     "s": ("grad_scale",),

@@ -25,7 +25,7 @@ static CYOPT_INLINE real NAME(prologue)(real p, real g, const NAME(scalars) h, i
 /* What follows it for a parameter with an average a, p being new:
  *   a = a + e*(p - a)
  * Not d*a + (1-d)*p: two rounded factors do not add up to 1, and the average of a parameter that
- * rests would leave it. */
+ * rests would leave it. That of an infinite one becomes NaN, as by PyTorch's lerp. */
 static CYOPT_INLINE real NAME(average)(real a, real p, const NAME(scalars) h)
 {
     return a + h.e * (p - a);

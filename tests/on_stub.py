@@ -222,6 +222,18 @@ def context():
         print(*set(during), hex(0x1000 + stub().stub_current()))
 
 
+def lent():
+    """CUDA's usual context, current for a while at the first step, as in Numba's blocks."""
+    during, launched = [], ON_LAUNCH(lambda *_: during.append(stub().stub_current()))
+    stub().stub_on_launch(launched)
+    stub().cuCtxPushCurrent(ctypes.c_void_p(0x1000))
+    opt, grads, *_ = made()
+    opt.step(grads)
+    stub().cuCtxPopCurrent(ctypes.byref(ctypes.c_void_p()))
+    opt.step(grads)
+    print(*set(during))
+
+
 def forked():
     """A fork's child that drops what it has of an optimizer calls no function of the driver."""
     opt, grads, *_ = made(clip_norm=1.0)

@@ -30,7 +30,7 @@ static on_launch *launched;
 static const char *kernels[MAX_KERNELS];
 static intptr_t n_kernels, n_handles = 0x10000;
 static void *contexts[MAX_CONTEXTS], **current = contexts; /* a stack, and its top */
-static int capture_mode; /* of the only thread */
+static int capture_mode;                                   /* of the only thread */
 
 static void record(const char *name)
 {

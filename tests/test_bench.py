@@ -187,6 +187,15 @@ def test_a_file_that_cannot_be_saved_leaves_the_other_one(tmp_path, capsys, monk
     assert (tmp_path / "b.png").read_bytes().startswith(PNG)
 
 
+def test_a_link_stays_one(tmp_path):
+    link, target = tmp_path / "b.json", tmp_path / "target.json"
+    target.write_text("{}")
+    link.symlink_to(target)
+    report.write_json(link, {"a": 1})
+    assert link.is_symlink() and json.loads(target.read_text()) == {"a": 1}
+    assert sorted(tmp_path.iterdir()) == [link, target]
+
+
 def test_only_may_be_said_twice():
     parser = argparse.ArgumentParser()
     add_arguments(parser)

@@ -75,6 +75,10 @@ def test_a_context_of_the_program(on_stub):
     assert on_stub("context") == ["0 0x2000"] * 2
 
 
+def test_a_context_that_is_current_for_a_while(on_stub):
+    assert on_stub("lent") == ["0"]
+
+
 def test_a_child_of_a_fork_drops_an_optimizer(on_stub):
     child, parent = on_stub("forked")
     assert "cuMemFree" not in child and "cuMemFree" in parent

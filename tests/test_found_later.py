@@ -77,6 +77,15 @@ def test_like_refuses_a_number_of_any_type(number):
 
 
 @pytest.mark.parametrize(
+    "together", [{"weight_decay_order": "after"}, {"bias_correction": False, "eps_hat": True}]
+)
+def test_what_contradicts_itself_is_refused_with_groups_too(together):
+    for params in ([np.ones(2)], [{"params": [np.ones(2)]}]):
+        with pytest.raises(ValueError, match=r"weight_decay_order is|eps_hat is"):
+            cyopt.Adam(params, **together)
+
+
+@pytest.mark.parametrize(
     ("framework", "own"),
     [("keras", {"bias_correction": False}), ("thinc", {"decoupled_weight_decay": False})],
 )

@@ -414,3 +414,26 @@ def test_the_average_of_a_parameter_that_rests_stays_there(ema, dtype):
     for _ in range(1000):
         opt.step([np.zeros_like(param)])
     assert np.array_equal(opt.averages["0"], param)
+
+
+def test_the_average_of_an_infinite_parameter():
+    opt = cyopt.SGD([np.array([1.0, -np.inf])], lr=0.0, ema=0.9)
+    opt.step([np.zeros(2)])
+    assert same_bits(opt.averages["0"], np.array([1.0, np.nan]))
+
+
+def test_a_decay_that_float32_would_round_to_1():
+    """It is 1 minus the decay that is rounded."""
+    param = np.ones(2, np.float32)
+    opt = cyopt.SGD([param], lr=0.0, ema=1 - 2.0**-30)
+    param[:] = 2.0**30
+    opt.step([np.zeros(2, np.float32)])  # the average begins as a copy
+    param[:] = 2.0**31
+    opt.step([np.zeros(2, np.float32)])
+    param[:] = -(2.0**30)
+    before = opt.averages["0"].copy()
+    opt.step([np.zeros(2, np.float32)])
+    assert (opt.averages["0"] == before).all()  # a change of 2 is lost beside 2**30
+    param[:] = 3 * 2.0**60
+    opt.step([np.zeros(2, np.float32)])
+    assert (opt.averages["0"] == np.float32(2.0**32)).all()

@@ -111,7 +111,6 @@ ROUNDED = [
     ("eps", 1e-50),
     ("clip_norm", 1e-40),
     ("clip_value", 1e-40),
-    ("ema", 1 - 1e-9),
     ("initial_accumulator_value", 1e39),
     ("initial_square_avg", 1e39),
 ]

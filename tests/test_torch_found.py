@@ -200,9 +200,9 @@ def test_sgd_without_momentum_keeps_no_state():
     assert opt.state_dict()["state"] == {}
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-def test_counters_that_cannot_be_changed_are_refused_before_the_step(exchange, monkeypatch):
-    if not exchange:
+@pytest.mark.parametrize("by_table", [True, False])
+def test_counters_that_cannot_be_changed_are_refused_before_the_step(by_table, monkeypatch):
+    if not by_table:
         monkeypatch.setattr(_tensors, "_TABLE", None)
     elif _tensors._TABLE is None:
         pytest.skip("torch is older than 2.10")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,9 +93,16 @@ def write_json(path: Path, kept: Mapping[str, Any]) -> None:
         return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
 
     body = ",\n".join(f"{json.dumps(name)}: {text(value)}" for name, value in kept.items())
-    part = path.with_name(f"{path.name}.part")  # a file that cannot be written leaves the old one
-    part.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
-    part.replace(path)
+    whole, path = f"{{\n{body}\n}}\n", path.resolve()
+    if path.exists() and not (path.is_file() and os.access(path.parent, os.W_OK)):
+        path.write_text(whole, encoding="utf-8")
+        return
+    part = path.with_name(f"{path.name}.part")  # a disk that is full leaves the old file
+    try:
+        part.write_text(whole, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def tables(records: Sequence[Record], width: int, unit: str) -> Iterator[Group]:

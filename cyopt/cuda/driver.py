@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,13 +112,20 @@ def describe() -> str:
         return f"no GPU: {error}"
     if _driver.cache_info().currsize:
         return describe_here()
-    code = "from cyopt.cuda import driver; print(driver.describe_here())"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    if getattr(sys, "frozen", False) or not sys.executable:  # which is a program of its own
+        return "not asked, as that takes another Python: python -m cyopt info"
+    # Without the folder that Python is started in, where there may be sources of cyopt.
+    code = (
+        "import sys; del sys.path[0]; from cyopt.cuda import driver as d; print(d.describe_here())"
+    )
+    paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", code]
     try:
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    except OSError as error:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
         return f"not asked: {error}"
-    return done.stdout.strip() or f"not asked: {done.stderr.strip()}"
+    return done.stdout.strip() or f"not asked: {done.stderr.strip().rpartition(chr(10))[2]}"
 
 
 def describe_here() -> str:
@@ -174,18 +182,23 @@ class Device:
         self.compute_capability = tuple(self._core.compute_capability)
 
     def __enter__(self) -> None:
-        # With one GPU this thread is asked once. Its context, or the one that is pushed where there
-        # is none, stays; a context of the program's own, such as PyCUDA's, is current again after.
+        # With one GPU this thread is asked once, and the context that is pushed stays; but where
+        # the program has made one of its own current, as PyCUDA has it, it is so again after.
         here = self._here
         if here.stays:
             return
-        if self._single and not here.depth:
-            current = int(_call("cuCtxGetCurrent"))
-            here.stays = current in (0, int(self._context))
-            if current and here.stays:
-                return
-        _call("cuCtxPushCurrent", self._context)
-        here.depth += 1
+        here.depth += 1  # before the rest: a finalizer may come in between
+        try:
+            stays = self._single and here.depth == 1 and self._is_usual(_call("cuCtxGetCurrent"))
+            _call("cuCtxPushCurrent", self._context)
+        except BaseException:
+            here.depth -= 1
+            raise
+        here.stays = stays
+
+    def _is_usual(self, context: Any) -> bool:
+        """Whether it is none, or the one that CUDA's runtime has, and with it torch and CuPy."""
+        return int(context) in (0, int(self._context))
 
     def __exit__(self, *exception: object) -> None:
         if not self._here.stays:

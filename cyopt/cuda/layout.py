@@ -12,6 +12,7 @@ SCALARS = (
     *("s", "limit", "wd", "k", "step", "mu", "a", "b1"),
     *("c1", "b2", "c2", "r", "eps_in", "eps", "e"),
 )
+N_SCALARS = len(SCALARS)
 
 # The numbers of a group, in double: the scalars of a step that is not the first, then what the
 # scalars that change from step to step are made of.

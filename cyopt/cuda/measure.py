@@ -36,6 +36,7 @@ from cyopt.cuda.layout import (
     LR,
     LR_DECAY,
     MEASURED,
+    N_SCALARS,
     NONFINITE,
     OLD,
     PARAM,
@@ -233,7 +234,7 @@ def decide(table, entries, first, last, sums, counts, report, leads):  # type: i
 
         scalars = decision + 8 * FIRST_SCALAR
         i = 0
-        while i < 16:
+        while i < N_SCALARS:
             store(scalars + ITEMSIZE * i, real(load_double(hyper + 8 * i)))
             i += 1
 
