@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from cyopt import schedules
 from cyopt.hints import unknown_name
-from cyopt.hyper import without_meaning
+from cyopt.hyper import is_off, without_meaning
 
 Row = Mapping[str, Any]
 
@@ -145,11 +143,6 @@ def _name(classes: Iterable[type]) -> str:
     return next((c.__name__ for c in classes if c.__name__ in FRAMEWORKS["torch"]), "")
 
 
-def _is_off(given: Mapping[str, Any], flag: str) -> bool:
-    value = given.get(flag)
-    return isinstance(value, bool | np.bool_) and not value
-
-
 def refuse(framework: str, classes: Iterable[type], given: Mapping[str, Any]) -> None:
     """Raise ValueError for what cyopt cannot express exactly of the framework's optimizer."""
     if framework == "torch":
@@ -162,7 +155,7 @@ def refuse(framework: str, classes: Iterable[type], given: Mapping[str, Any]) ->
                 " cannot express exactly; leave it out"
             )
     # What clips, decays or averages in another order than cyopt.
-    coupled = _is_off(given, "decoupled_weight_decay")
+    coupled = is_off(given, "decoupled_weight_decay")
     if framework == "thinc" and coupled and given.get("clip_norm", 1.0) is not None:
         raise ValueError(
             "thinc adds decay that is not decoupled (L2_is_weight_decay=False) before it clips,"

@@ -228,14 +228,15 @@ def without_meaning(v: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if v.get("ema", 0.0) is None:
         found["ema_init"] = "params"
-    if _is_off(v, "decoupled_weight_decay"):
+    if is_off(v, "decoupled_weight_decay"):
         found["weight_decay_order"] = "before"
-    if _is_off(v, "bias_correction"):
+    if is_off(v, "bias_correction"):
         found.update(eps_hat=False, libm_pow=False)
     return found
 
 
-def _is_off(v: Mapping[str, Any], flag: str) -> bool:
+def is_off(v: Mapping[str, Any], flag: str) -> bool:
+    """Whether this flag is given, and False."""
     return isinstance(v.get(flag), bool | np.bool_) and not v[flag]
 
 
