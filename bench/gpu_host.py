@@ -48,6 +48,15 @@ def cupy(n: int) -> Iterator[Timed]:
     yield from _steps("CuPy", params, grads, lambda array: array.data.ptr)
 
 
+def numba(n: int) -> Iterator[Timed]:
+    """Numba's arrays."""
+    from numba import cuda
+
+    ones = np.ones(SIZE, np.float32)
+    params, grads = ([cuda.to_device(ones) for _ in range(n)] for _ in range(2))
+    yield from _steps("Numba", params, grads, lambda array: array.device_ctypes_pointer.value)
+
+
 def torch(n: int) -> Iterator[Timed]:
     """Tensors of torch: stepped by cyopt, by its optimizer in torch's place, and by torch's."""
     import torch
@@ -100,7 +109,7 @@ def main() -> None:
     found: dict[int, dict[str, list[float]]] = {}
     for n in COUNTS:
         timed: list[Timed] = []
-        for library in (own, cupy, torch):
+        for library in (own, numba, cupy, torch):
             try:
                 timed += library(n)
             except ImportError as error:

@@ -15,3 +15,18 @@ def pytest_sessionstart(session):
         driver.device(0)
     except RuntimeError as error:
         pytest.exit(f"no GPU: {error}", returncode=1)
+
+
+@pytest.fixture
+def torch():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch is not for CUDA")
+    return torch
+
+
+@pytest.fixture(autouse=True)
+def subnormals_are_kept():
+    import cyopt
+
+    cyopt.set_subnormals("keep")
