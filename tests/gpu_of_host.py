@@ -127,12 +127,12 @@ class Device:
     def order(self, later, earlier):
         self.log.append(("order", later, earlier))
 
-    def launch(self, source, blocks, stream, *args):
+    def launch(self, source, *args):
         if source not in self._sources:
             self._sources.append(source)
         kernel = self._sources.index(source)
         entry = ctypes.cast(self._entry, ctypes.c_void_p).value, self._refuse
-        return _cpu.Launch(entry, kernel, blocks, driver.THREADS, stream, *args)
+        return _cpu.Launch(entry, kernel, *args)
 
     def _start(self, kernel, blocks, _y, _z, threads, *rest):
         *_, stream, arguments, _extra = rest

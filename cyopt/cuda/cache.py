@@ -46,8 +46,7 @@ def cubin(source: Source, compute_capability: tuple[int, int]) -> bytes:
 
 def _path(source: Source, compute_capability: tuple[int, int]) -> Path:
     """Its file, whose name changes with all that decides what is in it."""
-    meaning = compiler_text(), str(driver.THREADS)
-    parts = [__version__, source.text, *meaning, *map(_version, _COMPILERS)]
+    parts = [__version__, source.text, compiler_text(), *map(_version, _COMPILERS)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     major, minor = compute_capability
     return folder() / f"{source.name}-sm_{major}{minor}-{key}.cubin"

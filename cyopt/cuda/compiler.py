@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from cyopt.cuda import layout
-from cyopt.cuda.driver import THREADS
 from cyopt.cuda.source import VECTOR_BYTES, Source
 
 
@@ -30,7 +29,6 @@ def names(module: ModuleType, cuda: Any, dtype: str) -> dict[str, Any]:
     real = np.dtype(dtype).type
     return {
         **{name: value for name, value in vars(layout).items() if isinstance(value, int)},
-        "THREADS": THREADS,
         "ITEMSIZE": real().itemsize,
         "cuda": cuda,
         "h_zero": real(0),

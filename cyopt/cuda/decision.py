@@ -12,7 +12,7 @@ import numpy as np
 from cyopt import _cpu
 from cyopt.cuda import cache, measure
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.driver import THREADS, Call, Device, Memory
+from cyopt.cuda.driver import Call, Device, Memory
 from cyopt.cuda.layout import (
     ALL_NORMS,
     CORRECTED,
@@ -38,6 +38,7 @@ from cyopt.cuda.layout import (
     SIZE,
     STEPS,
     SUM_CHUNK,
+    SUM_THREADS,
     UPDATE_SQUARES,
     WAS_SKIPPED,
 )
@@ -255,8 +256,7 @@ class Decision:
         self, stream: int, kernel: Callable[..., None], dtype: str, n: int, *args: int
     ) -> Call:
         compiled = cache.kernel(written(kernel, dtype), self._device.ordinal)
-        blocks = -(-n // THREADS)
-        return self._device.launch(compiled, blocks, stream, args), ()
+        return self._device.launch(compiled, -(-n // SUM_THREADS), SUM_THREADS, stream, args), ()
 
 
 class _Given:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
@@ -24,7 +24,6 @@ import numpy as np
 from cyopt import _cpu
 from cyopt.cuda.libraries import LEGACY_STREAM
 
-THREADS = 512  # of a block, in every kernel
 Call = tuple[Callable[..., Any], tuple[Any, ...]]  # a function with its arguments
 
 INSTALL = "pip install 'cyopt[cuda]'"
@@ -295,12 +294,9 @@ class Device:
         """Load a kernel's code now: the first launch would, and may lack the memory mid-step."""
         _call("cuFuncLoad", _call("cuKernelGetFunction", int(kernel.handle)))
 
-    def launch(
-        self, kernel: Any, blocks: int, stream: int, integers: Sequence[int], *rounded: Any
-    ) -> _cpu.Launch:
+    def launch(self, kernel: Any, *args: Any) -> _cpu.Launch:
         """The start of a kernel, to be called; for the arguments see `cyopt._cpu.Launch`."""
-        driver = _address("cuLaunchKernel"), _refused
-        return _cpu.Launch(driver, int(kernel.handle), blocks, THREADS, stream, integers, *rounded)
+        return _cpu.Launch((_address("cuLaunchKernel"), _refused), int(kernel.handle), *args)
 
 
 class Pinned:

@@ -7,7 +7,8 @@ import numpy as np
 from cyopt.arrays import same_order
 from cyopt.cuda import cache
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.driver import THREADS, Call, Device
+from cyopt.cuda.driver import Call, Device
+from cyopt.cuda.layout import THREADS
 from cyopt.cuda.names import (
     ITEMSIZE,
     cuda,
@@ -76,7 +77,7 @@ class Gatherer:
         kernel = cache.kernel(written(gather, param.dtype.name), self._device.ordinal)
         arrays = (self._source, self.address, n, self._axes.address, len(param.shape))
         integers = (*arrays, self._casts, self._clears)
-        return [(self._device.launch(kernel, -(-n // THREADS), stream, integers), ())]
+        return [(self._device.launch(kernel, -(-n // THREADS), THREADS, stream, integers), ())]
 
     def upload(self, stream: int, captured: bool) -> None:
         """The axes, if they changed."""

@@ -1,5 +1,7 @@
 """What lies where in the memory that kernels read: places in units of 8 bytes, which all fill."""
 
+THREADS = 512  # of a block that updates or gathers
+
 # A row of the table, one for each parameter: the number of elements, then addresses.
 SIZE, PARAM, GRAD, STATE, AVERAGE, DECISION, HYPER, OLD = 0, 1, 2, 3, 6, 7, 8, 9
 SET, COLUMNS = 10, 11  # SET: which of a launch's sets of scalars is the parameter's
@@ -13,6 +15,7 @@ SCALARS = (
     *("c1", "b2", "c2", "r", "eps_in", "eps", "e"),
 )
 N_SCALARS = len(SCALARS)
+assert N_SCALARS % 3 == 0, "measure.decide copies three at a time"
 
 # The numbers of a group, in double: the scalars of a step that is not the first, then what the
 # scalars that change from step to step are made of.
@@ -30,4 +33,5 @@ NO_NORM, GRAD_NORM, ALL_NORMS = 1, 2, 3
 
 # Sums of squares, as `cyopt.rules.square_sum` has them; a thread has one of the lanes of a chunk.
 SUM_CHUNK, LANES = 4096, 16
+SUM_THREADS = 128  # of a block: many small ones share out evenly what few chunks there are
 FAN = 32  # neighbours that a thread adds in pairs: 16, or 32, which is the most that `pairs` knows

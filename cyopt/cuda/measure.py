@@ -14,7 +14,6 @@ text, and their words are those of `cyopt.cuda.names`.
 
 from __future__ import annotations
 
-from cyopt.cuda.driver import THREADS
 from cyopt.cuda.layout import (
     AFTER,
     BEGINS,
@@ -48,6 +47,7 @@ from cyopt.cuda.layout import (
     STEP,
     STEPS,
     SUM_CHUNK,
+    SUM_THREADS,
     WAS_SKIPPED,
     A,
     R,
@@ -80,7 +80,7 @@ from cyopt.cuda.names import (
 
 def squares(table, chunks, n_chunks, sums, report):  # type: ignore[no-untyped-def]
     """The squares of `s*g`, and whether a gradient of a group that skips is not finite."""
-    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    thread = SUM_THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     if thread < LANES * n_chunks:
         chunk = load_int(chunks + 8 * (thread // LANES))
         row = table + ROW_BYTES * (chunk >> 32)
@@ -104,7 +104,7 @@ def squares(table, chunks, n_chunks, sums, report):  # type: ignore[no-untyped-d
 
 def keep(table, chunks, n_chunks):  # type: ignore[no-untyped-def]
     """The parameters as they are, into the column OLD; four loads at a time are under way."""
-    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    thread = SUM_THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     if thread < LANES * n_chunks:
         chunk = load_int(chunks + 8 * (thread // LANES))
         row = table + ROW_BYTES * (chunk >> 32)
@@ -131,7 +131,7 @@ def keep(table, chunks, n_chunks):  # type: ignore[no-untyped-def]
 
 def distances(table, chunks, n_chunks, sums, subtracted):  # type: ignore[no-untyped-def]
     """The squares of the parameters; or of what they are less another column, if not of sizes."""
-    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    thread = SUM_THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     if thread < LANES * n_chunks:
         chunk = load_int(chunks + 8 * (thread // LANES))
         row = table + ROW_BYTES * (chunk >> 32)
@@ -166,7 +166,7 @@ def pairs(values, entries, n, results):  # type: ignore[no-untyped-def]
     def sum16(at: int) -> float:
         return add_double(sum8(at), sum8(at + 64))
 
-    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    thread = SUM_THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     if thread < n:
         entry = load_int(entries + 8 * thread)
         at = values + 8 * (entry >> 8)
@@ -188,20 +188,21 @@ def pairs(values, entries, n, results):  # type: ignore[no-untyped-def]
 
 
 def rank(values, n, results):  # type: ignore[no-untyped-def]
-    """The values in ascending order, NaN last."""
-    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    """The values, of which none is negative, in ascending order; NaN anywhere.
+
+    Their bits are in the same order as integers, which are compared without branches.
+    """
+    thread = SUM_THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     if thread < n:
-        x = load_double(values + 8 * thread)
+        value = load_double(values + 8 * thread)
+        bits = load_int(values + 8 * thread)
         place = 0
         i = 0
         while i < n:
-            y = load_double(values + 8 * i)
-            is_before = y < x or (x != x and y == y)
-            is_behind = x < y or (y != y and x == x)
-            if is_before or (i < thread and not is_behind):
-                place += 1
+            other = load_int(values + 8 * i)
+            place += 1 if (other < bits) | ((other == bits) & (i < thread)) else 0
             i += 1
-        store_double(results + 8 * place, x)
+        store_double(results + 8 * place, value)
 
 
 def decide(table, entries, first, last, sums, counts, report, leads):  # type: ignore[no-untyped-def]
@@ -211,7 +212,7 @@ def decide(table, entries, first, last, sums, counts, report, leads):  # type: i
     sum. Who leads writes the report, of which the steps of the optimizer are a part: `leads` is
     then what is measured in this step.
     """
-    thread = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
+    thread = SUM_THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     skipped = load_int(report + 8 * NONFINITE)
     norm = sqrt_double(load_double(report + 8 * GRAD_SQUARES))
     if thread == 0 and leads != 0:
@@ -225,47 +226,58 @@ def decide(table, entries, first, last, sums, counts, report, leads):  # type: i
         row = table + ROW_BYTES * number
         decision = load_int(row + 8 * DECISION)
         hyper = load_int(row + 8 * HYPER)
-        store_int(decision + 8 * SKIPPED, skipped)
         t = load_int(counts + 8 * number) + 1
+        # All is loaded before anything is stored: behind a store each load would wait by itself.
+        copies = load_double(hyper + 8 * COPIES) != 0.0
+        clip_norm = load_double(hyper + 8 * CLIP_NORM)
+        clip_eps = load_double(hyper + 8 * CLIP_EPS)
+        per_array = load_double(hyper + 8 * PER_ARRAY) != 0.0
+        changes = load_double(hyper + 8 * CHANGES)
+        lr = load_double(hyper + 8 * LR)
+        lr_decay = load_double(hyper + 8 * LR_DECAY)
+        step = load_double(hyper + 8 * STEP)
+        after = load_double(hyper + 8 * AFTER)
+        beta1 = load_double(hyper + 8 * BETA1)
+        beta2 = load_double(hyper + 8 * BETA2)
+        s = load_double(hyper + 8 * S)
+
+        store_int(decision + 8 * SKIPPED, skipped)
+        store_int(decision + 8 * BEGINS, 1 if copies and t == 1 else 0)
         if skipped == 0:
             store_int(counts + 8 * number, t)
-        copies = load_double(hyper + 8 * COPIES) != 0.0
-        store_int(decision + 8 * BEGINS, 1 if copies and t == 1 else 0)
-
         scalars = decision + 8 * FIRST_SCALAR
         i = 0
         while i < N_SCALARS:
-            store(scalars + ITEMSIZE * i, real(load_double(hyper + 8 * i)))
-            i += 1
+            at = hyper + 8 * i
+            x, y, z = load_double(at), load_double(at + 8), load_double(at + 16)
+            to = scalars + ITEMSIZE * i
+            store(to, real(x))
+            store(to + ITEMSIZE, real(y))
+            store(to + 2 * ITEMSIZE, real(z))
+            i += 3
 
-        clip_norm = load_double(hyper + 8 * CLIP_NORM)
         if clip_norm != 0.0:
             own = norm
-            if load_double(hyper + 8 * PER_ARRAY) != 0.0:
+            if per_array:
                 own = sqrt_double(load_double(sums + 8 * (entry & 0xFFFFFFFF)))
-            ratio = div_double(clip_norm, add_double(own, load_double(hyper + 8 * CLIP_EPS)))
+            ratio = div_double(clip_norm, add_double(own, clip_eps))
             if ratio > 1.0:
                 ratio = 1.0
-            s = mul_double(load_double(hyper + 8 * S), ratio)
-            store(scalars + ITEMSIZE * S, real(s))
-
-        changes = load_double(hyper + 8 * CHANGES)
-        lr = load_double(hyper + 8 * LR)
-        step = load_double(hyper + 8 * STEP)
+            store(scalars + ITEMSIZE * S, real(mul_double(s, ratio)))
         if changes == DAMPENED and t == 1:
             store(scalars + ITEMSIZE * A, real(1.0))
         if changes == DECAYED:
-            step = decayed(lr, load_double(hyper + 8 * LR_DECAY), float(t))
+            step = decayed(lr, lr_decay, float(t))
         if changes >= CORRECTED:
-            power1 = power_by_squaring(load_double(hyper + 8 * BETA1), t)
-            power2 = power_by_squaring(load_double(hyper + 8 * BETA2), t)
+            power1 = power_by_squaring(beta1, t)
+            power2 = power_by_squaring(beta2, t)
             if changes == CORRECTED:
                 step = corrected(lr, power1)
                 store(scalars + ITEMSIZE * R, real(corrected_root(power2)))
             else:
                 step = corrected_both(lr, power1, power2)
         if changes >= DECAYED:
-            step = mul_double(step, load_double(hyper + 8 * AFTER))
+            step = mul_double(step, after)
             store(scalars + ITEMSIZE * STEP, real(step))
 
 

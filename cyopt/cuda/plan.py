@@ -16,7 +16,7 @@ from cyopt.cuda.batches import Batch, launches, most_chunks, options
 from cyopt.cuda.decision import Decision
 from cyopt.cuda.driver import Call
 from cyopt.cuda.gather import Gatherer, is_dense_like
-from cyopt.cuda.layout import AVERAGE, COLUMNS, GRAD, PARAM, SIZE, STATE
+from cyopt.cuda.layout import AVERAGE, COLUMNS, GRAD, PARAM, SIZE, STATE, THREADS
 from cyopt.cuda.moved import Moved
 from cyopt.cuda.source import Variant
 from cyopt.cuda.streams import Streams, check_capture
@@ -327,7 +327,7 @@ class Plan:
         """The launch of a batch, whose kernel takes scalars where the host knows the step."""
         if stream not in batch.launches:
             tables = self._rows.address, self._chunks.address + 8 * batch.first_chunk
-            where = batch.kernel, batch.n_chunks, stream
+            where = batch.kernel, batch.n_chunks, THREADS, stream
             sets = [(self._group_of[i], i) for i in batch.sets]
             scalars = batch.source.dtype, batch.source.scalars, sets
             batch.launches[stream] = self._device.launch(*where, tables, *scalars)

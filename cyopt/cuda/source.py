@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from cyopt import rules
-from cyopt.cuda.driver import THREADS
 from cyopt.cuda.layout import (
     AVERAGE,
     BEGINS,
@@ -23,6 +22,7 @@ from cyopt.cuda.layout import (
     SET,
     SKIPPED,
     STATE,
+    THREADS,
 )
 from cyopt.cuda.rewrite import DoubleRewriter, RuleRewriter, parse
 
