@@ -1,9 +1,8 @@
 """`python bench/gpu_host.py`: the host's time of an Adam step of arrays on a GPU, many and small.
 
-Until `step` returns, in a row of calls before which the GPU is idle. Beside it: asking each array
-for its address, as each library's fastest way has it; asking all by which a step knows that an
-array is as before, also its form and whether its numbers are negated when they are read; and
-torch's own step. Medians of interleaved rounds.
+Timed until `step` returns, over calls in a row before which the GPU is idle. Beside it: each
+array's address, in its library's fastest way; all by which a step knows an array again (address,
+form, whether torch negates it); torch's own step. Medians of interleaved rounds.
 """
 
 from __future__ import annotations

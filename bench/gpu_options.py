@@ -57,15 +57,20 @@ WORKLOADS = {"64M": partial(one_array, 64_000_000), "resnet50": partial(model, "
 
 
 def steps(workload: Workload, dtype: str) -> dict[str, Callable[[], Any]]:
-    """A step with each option."""
-    ones = [np.ones(shape, dtype) for shape in workload.shapes]
-    grads = [DeviceArray.from_host(array, 0) for array in ones]
+    """A step with each option, over random numbers: of zeros, division and root take longer."""
+    numbers = np.random.default_rng(0).standard_normal(1 << 20).astype(dtype)
+    arrays = [np.resize(numbers, shape) for shape in workload.shapes]
+    shared = _on_gpu(arrays)
     made: dict[str, Callable[[], Any]] = {}
     for name, option in OPTIONS.items():
-        params = [DeviceArray.from_host(array, 0) for array in ones]
-        opt = cyopt.Adam(params, **option.arguments)
+        grads = _on_gpu(arrays) if name == "zero_grads" else shared
+        opt = cyopt.Adam(_on_gpu(arrays), **option.arguments)
         made[name] = partial(opt.step, grads, norms=option.norms)
     return made
+
+
+def _on_gpu(arrays: list[np.ndarray[Any, Any]]) -> list[DeviceArray]:
+    return [DeviceArray.from_host(array, 0) for array in arrays]
 
 
 def measure(workload: Workload, dtype: str) -> dict[str, list[float]]:

@@ -57,7 +57,7 @@ cdef enum:
     DL_FLOAT = 2        # a code of dtypes
     MOST_AXES = 8
     MOST_NUMBERS = 1 + 2 * MOST_AXES
-    TOO_LARGE = 1 << 30   # a count that a float32 has missed for long
+    TOO_LARGE = 1 << 30   # no count: adding 1 to a float32 stops at 1 << 24
 
 
 cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
@@ -116,7 +116,7 @@ cdef class DLPackTable:
         return arrays
 
     def integers(self, list tensors):
-        """The whole parts of float32 tensors of one number from 0 in host memory; None if one is
+        """The whole parts of 0-d float32 tensors in host memory, none negative; None if one is
         anything else."""
         cdef list found = []
         cdef float *number

@@ -10,16 +10,16 @@ cdef enum:
     MOST_INTEGERS = 12
     MOST_SETS = 4       # as in cuda/batches.py
     MOST_NAMES = 16
-    MOST_SCALARS = 64   # of all sets
+    MOST_SCALARS = MOST_SETS * MOST_NAMES
 
 
 @cython.final
 cdef class Launch:
     """The start of a kernel on a stream, whose arguments are 64-bit integers, then scalars.
 
-    `driver` has the address of cuLaunchKernel, and what raises for an error that it returns. Of
-    each of the `sets`, a pair of a group and a parameter, come the scalars of these names, rounded
-    to the dtype; beyond its range they are infinite.
+    `driver`: the address of cuLaunchKernel, and a function that raises for an error it returns.
+    Each of the `sets` is a group, whose hyperparameters count, and a parameter, whose step count
+    does; its scalars of these names are rounded to the dtype, to infinity beyond its range.
     """
     cdef launch_function _start
     cdef object _refuse
@@ -50,7 +50,7 @@ cdef class Launch:
         self._single = dtype == "float32"
 
     def scalars(self, hypers, cnp.ndarray counts not None):
-        """Those of the step after the parameters' completed ones, as bytes: for a call."""
+        """The scalars of each set's next step, as bytes to call it with."""
         cdef cyopt_hyper h
         cdef cyopt_scalars x
         cdef double to[MOST_SCALARS]

@@ -67,25 +67,26 @@ class Device:
     def allocate(self, nbytes):
         return Memory(nbytes)
 
-    def clear_now(self, address, nbytes):
+    def clear(self, address, nbytes):
         view(address, nbytes)[:] = 0
 
-    def clear(self, address, nbytes, stream):
-        return self._compiled, ("clear", stream, self.clear_now, address, nbytes)
+    def clear_call(self, address, nbytes, stream):
+        return self._later, ("clear", stream, self.clear, address, nbytes)
 
     def wait(self):
-        self._wait()
+        if self.graph is not None:
+            raise RuntimeError("operation not permitted when stream is capturing")
 
     def upload(self, address, host):
-        self._wait()
+        self.wait()
         copy(address, host.ctypes.data, host.nbytes)
 
     def download(self, host, address):
-        self._wait()
+        self.wait()
         copy(host.ctypes.data, address, host.nbytes)
 
-    def copy_now(self, target, source, nbytes):
-        self._wait()
+    def copy(self, target, source, nbytes):
+        self.wait()
         copy(target, source, nbytes)
 
     def pinned(self, shape):
@@ -95,16 +96,16 @@ class Device:
         self._do("upload", stream, copy, address, pinned.address, pinned.array.nbytes)
 
     def mark(self, stream):
-        self._wait()  # an event of a capture cannot be asked
+        self.wait()  # an event of a capture cannot be asked
         return lambda: True
 
-    def copy(self, target, source, nbytes, stream):
-        return self._compiled, ("copy", stream, copy, target, source, nbytes)
+    def copy_call(self, target, source, nbytes, stream):
+        return self._later, ("copy", stream, copy, target, source, nbytes)
 
-    def copy_compiled(self, target, source, nbytes):
-        return self._compiled, ("copy", 1, copy, target, source, nbytes)
+    def compiled_copy_call(self, target, source, nbytes):
+        return self._later, ("copy", 1, copy, target, source, nbytes)
 
-    def _compiled(self, *args):
+    def _later(self, *args):
         """A call that may be made later: by the `_do` of that time."""
         self._do(*args)
         return 0
@@ -119,10 +120,6 @@ class Device:
             return self.graph, function(*args, **kwargs)
         finally:
             self.graph = None
-
-    def _wait(self):
-        if self.graph is not None:
-            raise RuntimeError("operation not permitted when stream is capturing")
 
     def order(self, later, earlier):
         self.log.append(("order", later, earlier))

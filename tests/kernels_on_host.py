@@ -88,7 +88,7 @@ def _compile(source):
     function = ctypes.CFUNCTYPE(None, *types)(engine.get_function_address("kernel"))
     places = {name: _number(engine, name) for name in ("tid_x", "ctaid_x")}
 
-    def run(blocks, threads, *args, engine=engine):
+    def run(blocks, threads, *args, engine=engine):  # the engine owns the code
         numbers = [x.item() for x in args]
         for places["ctaid_x"].value in range(blocks):
             for places["tid_x"].value in range(threads):

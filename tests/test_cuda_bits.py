@@ -11,7 +11,7 @@ import kernels_on_host
 import numpy as np
 import pytest
 from gpu_of_host import HostArray
-from same_bits import same_bits
+from same_bits import same_bits, same_optimizers
 from test_bits import content, shifted
 from test_one_pass import CONTENTS, OPTIONS, Run
 from variants import FORMULAS, VARIANTS, name
@@ -40,11 +40,7 @@ def test_kernels_have_the_bits_of_the_rules(gpu, variant, dtype):
     assert opt.steps == 3
     for a, b in zip(params, expected, strict=True):
         assert same_bits(a, b), f"parameter of size {a.size} differs"
-    ours, theirs = opt.state_dict()["state"], ref.state_dict()["state"]
-    for key, entry in theirs.items():
-        for state, b in entry.items():
-            a = ours[key][state]
-            assert a == b if state == "step" else same_bits(a, b), f"{state} of {key} differs"
+    same_optimizers(opt, ref)
 
 
 class OnGpu(Run):

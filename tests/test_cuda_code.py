@@ -9,7 +9,7 @@ import kernels_on_host
 import pytest
 
 from cyopt.cuda import compiler, gather, measure
-from cyopt.cuda.source import Variant, kernel, written
+from cyopt.cuda.source import Variant, function_source, rule_source
 from cyopt.rules import RULES
 
 if not kernels_on_host.has_compiler():
@@ -75,7 +75,7 @@ def vectors(text, operation, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_ptx_of_the_rules(variant):
-    text = ptx(kernel(variant))
+    text = ptx(rule_source(variant))
     done = operations(text)
     assert not [o for o in done if inexact(o)]
     assert ".local" not in text
@@ -89,7 +89,7 @@ def test_ptx_of_the_rules(variant):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("function", [*measure.KERNELS, gather.gather], ids=lambda f: f.__name__)
 def test_ptx_of_what_decides(function, dtype):
-    text = ptx(written(function, dtype))
+    text = ptx(function_source(function, dtype))
     assert not [o for o in operations(text) if inexact(o)]
     assert ".local" not in text
 
@@ -98,7 +98,7 @@ def test_ptx_of_what_decides(function, dtype):
 @pytest.mark.parametrize("rule", ["momentum", "adam"])
 def test_every_gpu_since_turing(rule, capability):
     variant = Variant(rule, "float32")
-    source = kernel(variant)
+    source = rule_source(variant)
     text = ptx(source, capability)
     assert len(vectors(text, "ld", variant)) >= len(variant.columns)
     assert not [o for o in operations(text) if inexact(o)]
@@ -108,7 +108,7 @@ def test_every_gpu_since_turing(rule, capability):
 @pytest.mark.parametrize("rule", RULES)
 def test_machine_code(rule, tmp_path):
     variant = Variant(rule, "float32")
-    done = sass(kernel(variant), tmp_path)
+    done = sass(rule_source(variant), tmp_path)
     assert done.count("LDG.E.128") >= len(variant.columns)
     assert done.count("STG.E.128") >= len(variant.columns) - 1
     assert not [o for o in done if o.startswith(("LDL", "STL", "DADD", "DMUL", "DFMA"))]

@@ -13,7 +13,7 @@ from same_bits import same_bits
 
 import cyopt
 from cyopt.cuda import cache, compiler, layout, libraries, measure, tables
-from cyopt.cuda.source import written
+from cyopt.cuda.source import function_source
 
 
 @pytest.mark.parametrize("allocation", [1, 2])
@@ -136,7 +136,7 @@ def test_an_interrupt_while_the_first_norms_are_prepared(gpu, monkeypatch):
 
 def test_a_kernel_on_the_disk_has_another_name_with_other_constants(monkeypatch, tmp_path):
     monkeypatch.setenv("CYOPT_CACHE_DIR", str(tmp_path))
-    source = written(measure.decide, "float32")
+    source = function_source(measure.decide, "float32")
     before = cache._path(source, (9, 0))
     monkeypatch.setattr(cache, "compiler_text", lambda: "THREADS = 256")
     assert cache._path(source, (9, 0)) != before
@@ -249,7 +249,7 @@ def test_what_is_loaded_is_copied_by_compiled_calls(gpu, monkeypatch):
     opt, grads = one(ema=0.9)
     saved = opt.state_dict()
     opt.step(grads)
-    for name in ("copy", "copy_now"):
+    for name in ("copy", "copy_call"):
         monkeypatch.setattr(gpu, name, None)
     opt.load_state_dict(saved)
     assert opt.steps == 0

@@ -12,8 +12,6 @@ from cyopt.rules import RULES, prepare
 
 ROOT = Path(__file__).parents[1]
 C_SOURCES = sorted((ROOT / "src_c").glob("*"))
-PYTHON = sorted(path for folder in ("cyopt", "tests") for path in (ROOT / folder).rglob("*.p[yx]*"))
-SOURCES = sorted((ROOT / "src_c").glob("*"))
 PYTHON = [
     path for folder in ("cyopt", "tests") for path in sorted((ROOT / folder).rglob("*.p[yx]*"))
 ]

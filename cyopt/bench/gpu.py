@@ -74,7 +74,7 @@ def device_copy(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     gpu = device()
     nbytes = case.bytes // 2
     source, target = gpu.allocate(nbytes), gpu.allocate(nbytes)
-    function, arguments = gpu.copy(target.address, source.address, nbytes, LEGACY_STREAM)
+    function, arguments = gpu.copy_call(target.address, source.address, nbytes, LEGACY_STREAM)
     names = {"copy": function, "arguments": arguments, "memory": (source, target)}
     yield Subject(DEVICE_COPY, "copy(*arguments)", names, prepare=gpu.wait, finish=gpu.wait)
 

@@ -65,7 +65,7 @@ class DeviceArray:
         device = driver.device(other.device)
         made = cls._allocated(other.where, other.device)
         if value == 0:
-            device.clear_now(made.address, made.nbytes)
+            device.clear(made.address, made.nbytes)
         else:
             made.set(np.full(other.shape, value, other.dtype))
         return made
@@ -169,7 +169,7 @@ class DeviceArray:
     def copy_from(self, other: DeviceArray) -> None:
         """Copy an array with the same strides into it, and wait until that is done."""
         if self.size:
-            driver.device(self.device).copy_now(self.address, other.address, self.nbytes)
+            driver.device(self.device).copy(self.address, other.address, self.nbytes)
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("this array is in the memory of a GPU; use its copy_to_host()")
@@ -186,7 +186,7 @@ def commit(pairs: Sequence[tuple[DeviceArray, DeviceArray]], *rest: Any) -> None
     device = driver.device(pairs[0][0].device)
     device.wait()
     with device:
-        copies = [device.copy_compiled(to.address, of.address, to.nbytes) for to, of in pairs]
+        copies = [device.compiled_copy_call(to.address, of.address, to.nbytes) for to, of in pairs]
         _cpu.commit(copies, *rest)
         device.wait()
 

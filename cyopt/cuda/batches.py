@@ -12,7 +12,7 @@ from cyopt.cuda import cache
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.driver import Device
 from cyopt.cuda.layout import SET
-from cyopt.cuda.source import Source, Variant, kernel
+from cyopt.cuda.source import CHUNK_BYTES, Source, Variant, rule_source
 from cyopt.cuda.tables import Table, chunks_of
 from cyopt.hyper import Hyper
 
@@ -24,7 +24,6 @@ class Batch(NamedTuple):
 
     source: Source
     kernel: Any
-    members: list[int]
     sets: list[int]  # a member of each set of scalars
     first_chunk: int
     n_chunks: int
@@ -38,12 +37,12 @@ def options(hyper: Hyper) -> tuple[str, bool, bool, bool, bool]:
     return hyper.rule, coupled, limited, clips, bool(hyper.skip_nonfinite)
 
 
-def most_chunks(params: Sequence[DeviceArray]) -> int:
-    """At least how many chunks the parameters have, whatever the rule."""
-    return sum(-(-p.size // Variant("sgd", p.dtype.name).chunk) for p in params)
+def count_chunks(params: Sequence[DeviceArray]) -> int:
+    """How many chunks all parameters have: what their table has room for."""
+    return sum(-(-p.nbytes // CHUNK_BYTES) for p in params)
 
 
-def launches(
+def make_batches(
     members: Mapping[Variant, Mapping[Hashable, list[int]]],
     params: Sequence[DeviceArray],
     rows: Table,
@@ -57,17 +56,17 @@ def launches(
     batches, first = [], 0
     for variant, classes in members.items():
         lists = list(classes.values())
-        for each in [lists[i : i + MOST_SETS] for i in range(0, len(lists), MOST_SETS)]:
-            indices = sorted(i for own in each for i in own)
-            own = [chunks_of(i, params[i].size, variant.chunk) for i in indices]
-            last = first + sum(map(len, own))
-            chunks.set(np.concatenate(own), np.s_[first:last])
-            for k, same in enumerate(each):
-                rows.set(np.int64(k), np.s_[same, SET])
-            n_sets = next(n for n in (1, 2, MOST_SETS) if n >= len(each))
-            source = kernel(variant._replace(sets=n_sets))
+        for some in (lists[i : i + MOST_SETS] for i in range(0, len(lists), MOST_SETS)):
+            indices = sorted(i for alike in some for i in alike)
+            own = np.concatenate([chunks_of(i, params[i].size, variant.chunk) for i in indices])
+            chunks.set(own, np.s_[first : first + len(own)])
+            for k, alike in enumerate(some):
+                rows.set(np.int64(k), np.s_[alike, SET])
+            # Three kernels of a variant are enough; no row chooses a set that is left over.
+            n_sets = next(n for n in (1, 2, MOST_SETS) if n >= len(some))
+            sets = [alike[0] for alike in some] + [some[0][0]] * (n_sets - len(some))
+            source = rule_source(variant._replace(sets=n_sets))
             compiled = cache.kernel(source, device.ordinal)
-            sets = [same[0] for same in each] + [each[0][0]] * (n_sets - len(each))
-            batches.append(Batch(source, compiled, indices, sets, first, last - first, {}))
-            first = last
+            batches.append(Batch(source, compiled, sets, first, len(own), {}))
+            first += len(own)
     return batches

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ from cyopt.cuda.layout import (
     UPDATE_SQUARES,
     WAS_SKIPPED,
 )
-from cyopt.cuda.source import written
+from cyopt.cuda.source import function_source
 from cyopt.cuda.tables import Table, chunks_of
 from cyopt.hyper import Hyper
 
@@ -54,7 +54,8 @@ _MOST_GIVEN = 8  # sets of parameters with a gradient whose tables stay
 def hyper_numbers(hyper: Hyper, copies: bool, count: int | None) -> list[float]:
     """What of a group's numbers `decide` reads, in the order of `cyopt.cuda.layout`.
 
-    With a `count` of completed steps, all is for the next one of these parameters alone.
+    Its scalars are those of the step after `count` completed ones; without a `count`, of one that
+    is not the first, and `decide` computes those that change.
     """
     later = _cpu.prepare(hyper, 2 if count is None else count + 1)
     return [
@@ -110,14 +111,14 @@ class Decision:
     ) -> None:
         """What the parameters with a gradient use from now on.
 
-        `libm_pow` is a function that a GPU has not: the host then computes the scalars, for each
-        of the counts of steps, which it must know.
+        With `libm_pow`, powers are libm's, which a GPU has not: the host computes the scalars for
+        each count of steps, which it must know.
         """
         known = self._numbers_of
         if known is not None and known[0] is hypers and known[1] is given:
             return
-        counted = any(hypers[self._group_of[i]].libm_pow for i in given)
-        if counted and counts is None:
+        needs_counts = any(hypers[self._group_of[i]].libm_pow for i in given)
+        if needs_counts and counts is None:
             raise ValueError(
                 "libm_pow is True, for which the host computes beta**t, but with skip_nonfinite or"
                 " capturable the GPU alone knows t; pass libm_pow=False"
@@ -133,7 +134,7 @@ class Decision:
         numbers = [hyper_numbers(hypers[g], copies[g], count) for g, count in classes]
         if numbers:
             self._hypers.set(np.array(numbers, np.float64).view(np.int64), np.s_[: len(numbers)])
-        self._numbers_of = None if counted else (hypers, given)
+        self._numbers_of = None if needs_counts else (hypers, given)
 
     def set_counters(self, counts: Numbers, steps: int) -> None:
         """Go on from these counts."""
@@ -181,31 +182,26 @@ class Decision:
         if not captured:
             self._counters.upload(stream)
 
-    def clear(self, stream: int) -> list[Call]:
-        """What `squares` sets, if need be, and `decide` reads."""
-        return [self._device.clear(self._report + 8 * NONFINITE, 8, stream)]
+    def clear_nonfinite(self, stream: int) -> list[Call]:
+        """Zero in NONFINITE, which `squares` sets and `decide` reads."""
+        return [self._device.clear_call(self._report + 8 * NONFINITE, 8, stream)]
 
     def decide(self, stream: int, measures: bool, norms: bool) -> list[Call]:
         """Launches that measure the gradients, if asked to, and decide.
 
         `norms` tells the report that the others are measured as well.
         """
-        launch = partial(self._launch, stream)
         calls = []
         if measures:
             calls = self._measure(stream, GRAD_SQUARES, measure.squares, self._report)
-        given = self._given
-        ranges = [row for row in given.ranges.items() if row[1][0] < row[1][1]]
-        for dtype, (first, last) in ranges or [("float64", (0, 0))]:
-            tables = (self._rows.address, given.entries, first, last)
-            own = (given.memory.address + 8 * given.sums.per_array, self._counters.address)
-            measured = ALL_NORMS if norms else GRAD_NORM if measures else NO_NORM
-            leads = measured if last == len(given.members) else 0
-            calls.append(
-                launch(
-                    measure.decide, dtype, max(last - first, 1), *tables, *own, self._report, leads
-                )
-            )
+        level = ALL_NORMS if norms else GRAD_NORM if measures else NO_NORM
+        given, rows, counts = self._given, self._rows.address, self._counters.address
+        sums = given.memory.address + 8 * given.sums.per_array
+        ranges = [(dtype, own) for dtype, own in given.ranges.items() if own[0] < own[1]]
+        for dtype, (first, last) in ranges or [("float64", (0, 0))]:  # for the report, at least
+            told = level if last == len(given.members) else 0
+            args = rows, given.entries, first, last, sums, counts, self._report, told
+            calls.append(self._launch(stream, measure.decide, dtype, max(last - first, 1), *args))
         return calls
 
     def keep_old(self, stream: int) -> list[Call]:
@@ -255,7 +251,7 @@ class Decision:
     def _launch(
         self, stream: int, kernel: Callable[..., None], dtype: str, n: int, *args: int
     ) -> Call:
-        compiled = cache.kernel(written(kernel, dtype), self._device.ordinal)
+        compiled = cache.kernel(function_source(kernel, dtype), self._device.ordinal)
         return self._device.launch(compiled, -(-n // SUM_THREADS), SUM_THREADS, stream, args), ()
 
 
@@ -277,12 +273,14 @@ class _Given:
         self.memory = device.allocate(8 * self.sums.n_values)
 
 
-class _Level:
+class _Level(NamedTuple):
     """One launch on the way from many sums to one: places in the memory and in the tables."""
 
-    def __init__(self, values: int, results: int, n: int, entries: int, sorts: bool) -> None:
-        self.values, self.results, self.n = values, results, n
-        self.entries, self.sorts = entries, sorts
+    values: int
+    results: int
+    n: int  # results
+    entries: int  # of `pairs`
+    sorts: bool  # by `rank`, which has no entries
 
 
 class _Sums:
@@ -295,27 +293,26 @@ class _Sums:
         self.rows = [i for i, _ in arrays]
         chunks = [chunks_of(i, array.size, SUM_CHUNK) for i, array in arrays]
         counts = [len(own) for own in chunks]
-        n_first = sum(n for n, (_, a) in zip(counts, arrays, strict=True) if a.itemsize == 4)
+        n_float32 = sum(n for n, (_, a) in zip(counts, arrays, strict=True) if a.itemsize == 4)
         n = sum(counts)
-        self.chunks = {"float32": (0, n_first), "float64": (n_first, n - n_first)}
+        self.chunks = {"float32": (0, n_float32), "float64": (n_float32, n - n_float32)}
         self.parts: list[Numbers] = [*chunks, np.zeros(0, np.int64)]
         self.levels: list[_Level] = []
         self.n_values = LANES * n
-        self._add(0, _cut([LANES] * n, LANES))
-        while max(counts, default=1) > 1:
+        self._add(0, _cut([LANES] * n, LANES))  # a chunk's lanes -> its sum
+        while max(counts, default=1) > 1:  # sums of chunks -> one for each array
             self._add(self.levels[-1].results, _cut(counts, FAN))
             counts = [-(-count // FAN) for count in counts]
         self.per_array = self.levels[-1].results
-        k = len(arrays)
+        k = len(arrays)  # those in ascending order, as `rules.norm` has them -> one
         self.levels.append(_Level(self.per_array, self.n_values, k, 0, sorts=True))
         self.n_values += k
         while True:
-            self._add(self.levels[-1].results, _cut([k], FAN) or [0])
+            self._add(self.levels[-1].results, _cut([k], FAN) or [0])  # 0: the sum of nothing
             k = -(-k // FAN)
             if k <= 1:
                 break
         self.levels = [level for level in self.levels if level.n]
-        self.n_values += 1
 
     def _add(self, values: int, entries: list[int]) -> None:
         place = sum(map(len, self.parts))

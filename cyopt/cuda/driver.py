@@ -1,7 +1,7 @@
 """The CUDA driver, by way of cuda.bindings and cuda.core.
 
-All that touches a GPU, but for cubins (cache.py) and the starts of kernels (_launch.pxi). Imported
-without these packages, they are asked for when the first array on a GPU comes along.
+All that touches a GPU, but for cubins (cache.py) and the starts of kernels (_launch.pxi). It can be
+imported without these packages: they are asked for with the first array on a GPU.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from cyopt.cuda.libraries import LEGACY_STREAM
 Call = tuple[Callable[..., Any], tuple[Any, ...]]  # a function with its arguments
 
 INSTALL = "pip install 'cyopt[cuda]'"
+_NO_DRIVER = "NVIDIA's driver is not there ({}); install it"
 MIN_DRIVER = 13000  # of the toolkit that compiles the kernels: see pyproject.toml
 
 
@@ -60,9 +61,6 @@ def _driver() -> Any:
             f" are compiled for CUDA {MIN_DRIVER // 1000}.0: install a newer driver"
         )
     return driver
-
-
-_NO_DRIVER = "NVIDIA's driver is not there ({}); install it"
 
 
 def _check(driver: Any, result: tuple[Any, ...]) -> Any:
@@ -181,8 +179,8 @@ class Device:
         self.compute_capability = tuple(self._core.compute_capability)
 
     def __enter__(self) -> None:
-        # With one GPU this thread is asked once, and the context that is pushed stays; but where
-        # the program has made one of its own current, as PyCUDA has it, it is so again after.
+        # With one GPU a thread pushes the context once, and it stays; but a context that the
+        # program made current itself, as PyCUDA does, must be so again after the block.
         here = self._here
         if here.stays:
             return
@@ -220,7 +218,7 @@ class Device:
         with self.beside_captures():
             return Memory(int(_call("cuMemAlloc", max(nbytes, 1))), self.ordinal)
 
-    def clear_now(self, address: int, nbytes: int) -> None:
+    def clear(self, address: int, nbytes: int) -> None:
         """Set bytes to zero, and wait until that is done."""
         with self:
             _call("cuMemsetD8", address, 0, nbytes)
@@ -244,7 +242,7 @@ class Device:
             _call("cuCtxSynchronize")
             _call("cuMemcpyDtoH", host.ctypes.data, address, host.nbytes)
 
-    def copy_now(self, target: int, source: int, nbytes: int) -> None:
+    def copy(self, target: int, source: int, nbytes: int) -> None:
         """Copy within the GPU, after all that it does; waits for it."""
         with self:
             _call("cuCtxSynchronize")
@@ -261,11 +259,11 @@ class Device:
         _call("cuMemcpyHtoDAsync", address, pinned.address, pinned.array.nbytes, stream)
 
     def mark(self, stream: int) -> Callable[[], bool]:
-        """What tells whether all that a stream has been given until now is done."""
+        """A function that tells whether all that the stream has been given until now is done."""
         event = core_stream(stream).record()
 
         def is_done() -> bool:
-            with self.beside_captures():  # of other threads, which a question would end
+            with self.beside_captures():  # else asking ends a capture by another thread
                 return bool(event.is_done)
 
         return is_done
@@ -278,15 +276,15 @@ class Device:
         """What `later` is given from now on waits for what `earlier` has been given."""
         core_stream(later).wait(core_stream(earlier))
 
-    def clear(self, address: int, nbytes: int, stream: int) -> Call:
+    def clear_call(self, address: int, nbytes: int, stream: int) -> Call:
         """Bytes set to zero in the order of a stream, to be called."""
         return _call, ("cuMemsetD8Async", address, 0, nbytes, stream)
 
-    def copy(self, target: int, source: int, nbytes: int, stream: int) -> Call:
+    def copy_call(self, target: int, source: int, nbytes: int, stream: int) -> Call:
         """A copy within the GPU in the order of a stream, to be called."""
         return _call, ("cuMemcpyDtoDAsync", target, source, nbytes, stream)
 
-    def copy_compiled(self, target: int, source: int, nbytes: int) -> Call:
+    def compiled_copy_call(self, target: int, source: int, nbytes: int) -> Call:
         """A copy on the default stream, to be called: it runs no bytecode, and returns 0."""
         return _compiled_copy(), (target, source, nbytes, LEGACY_STREAM)
 

@@ -19,12 +19,12 @@ from cyopt.cuda.names import (
     store,
     store_double,
 )
-from cyopt.cuda.source import written
+from cyopt.cuda.source import function_source
 from cyopt.cuda.tables import Table
 
 
 def gather(source, target, n, axes, n_axes, casts, clears):  # type: ignore[no-untyped-def]
-    """A kernel: an array of any strides -> a dense one; then zeros in the first, if it `clears`.
+    """A kernel: `source`, of any strides -> `target`, dense; if it `clears`, zeros in `source`.
 
     Each axis has its length and its stride in bytes, the last axis is the fastest.
     """
@@ -67,14 +67,14 @@ class Gatherer:
         """This is the gradient from now on."""
         axes = np.array([grad.shape, grad.strides], np.int64).T
         if not self._param.flags.c_contiguous:
-            axes = axes[::-1]
+            axes = axes[::-1]  # Fortran order: the first axis is the fastest
         self._axes.set(axes, np.s_[: len(axes)])
         self._source, self._casts = grad.address, grad.dtype != self._param.dtype
 
     def calls(self, stream: int) -> list[Call]:
         """What makes it dense."""
         n, param = self._param.size, self._param
-        kernel = cache.kernel(written(gather, param.dtype.name), self._device.ordinal)
+        kernel = cache.kernel(function_source(gather, param.dtype.name), self._device.ordinal)
         arrays = (self._source, self.address, n, self._axes.address, len(param.shape))
         integers = (*arrays, self._casts, self._clears)
         return [(self._device.launch(kernel, -(-n // THREADS), THREADS, stream, integers), ())]

@@ -29,7 +29,7 @@ class KeptPlan(Plan):
     """A plan whose step count the caller tells, with arrays that are lent."""
 
     def keep(self, key: Hashable, arrays: list[Any]) -> None:
-        """Keep it for calls with these arrays; an old one goes if there are many."""
+        """Keep it for calls with these arrays, of which it holds none."""
         self._arrays = libraries.places(arrays)
         self._lock = threading.Lock()
         self._lent: Sequence[Any] = ()
@@ -39,13 +39,7 @@ class KeptPlan(Plan):
             for array in own:
                 if array is not None:
                     array.owner = None
-        others = [plan for plan in _plans.get(key, ()) if not plan.lies_at(arrays)]
-        _plans[key] = [*others, self]
-        if sum(map(len, list(_plans.values()))) > _MOST:
-            oldest = next(iter(list(_plans)))
-            # Out of the table first: while the GPU is waited for, another thread may be here.
-            if rest := _plans.pop(oldest, [])[1:]:
-                _plans[oldest] = rest
+        _keep(key, self, arrays)
 
     def lies_at(self, arrays: list[Any]) -> bool:
         """Whether these arrays lie where the first ones did."""
@@ -110,6 +104,17 @@ class KeptPlan(Plan):
     def _give_back(self) -> None:
         self._streams.give_back()
         self._lent = ()
+
+
+def _keep(key: Hashable, plan: KeptPlan, arrays: list[Any]) -> None:
+    """Put a plan in the place of one for the same arrays; the oldest goes if there are many."""
+    others = [other for other in _plans.get(key, ()) if not other.lies_at(arrays)]
+    _plans[key] = [*others, plan]
+    if sum(map(len, list(_plans.values()))) > _MOST:
+        oldest = next(iter(list(_plans)))
+        # Out of the table first: while the GPU is waited for, another thread may be here.
+        if rest := _plans.pop(oldest, [])[1:]:
+            _plans[oldest] = rest
 
 
 def key_of(layout: Layout, values: Sequence[Any]) -> Hashable:

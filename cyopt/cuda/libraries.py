@@ -210,18 +210,6 @@ def _numba_identity(value: Any) -> Identity:
     return address, value.shape, value.strides, value.dtype, value.stream
 
 
-def _torch_device(value: Any) -> int:
-    return int(value.get_device())
-
-
-def _cupy_device(value: Any) -> int:
-    return int(value.data.device_id)
-
-
-def _own_device(value: Any) -> int:
-    return int(value.device)
-
-
 def _own_stream(value: Any, device: int) -> int:
     return LEGACY_STREAM
 
@@ -239,7 +227,7 @@ _TORCH = Library(
     identity=_torch_identity,
     stream=_torch_stream,
     has_current_stream=True,
-    device=_torch_device,
+    device=operator.methodcaller("get_device"),
     is_on_gpu=_is_cuda,
     exact=("torch.Tensor", "torch.nn.parameter.Parameter"),
     is_lazy="is_neg",
@@ -249,7 +237,7 @@ _CUPY = Library(
     identity=_cupy_identity,
     stream=_cupy_stream,
     has_current_stream=True,
-    device=_cupy_device,
+    device=operator.attrgetter("data.device_id"),
     is_on_gpu=_type_has_interface,
     exact=("cupy.ndarray",),
     only_reshaped=True,
@@ -259,11 +247,11 @@ _OWN = Library(
     identity="identity",
     stream=_own_stream,
     has_current_stream=True,
-    device=_own_device,
+    device=operator.attrgetter("device"),
     is_on_gpu=_has_interface,
 )
 _NUMBA = _OTHER._replace(identity=_numba_identity, is_on_gpu=_type_has_interface)
-# By the package of a type or of one that it is derived from, and for types alone.
+# By the type itself; else by the package of the type or of one of its bases; else _OTHER.
 _LIBRARIES = {"torch": _TORCH, "cupy": _CUPY}
 _TYPES = {
     "cyopt.cuda.arrays.DeviceArray": _OWN,

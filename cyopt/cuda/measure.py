@@ -129,8 +129,8 @@ def keep(table, chunks, n_chunks):  # type: ignore[no-untyped-def]
             i += LANES
 
 
-def distances(table, chunks, n_chunks, sums, subtracted):  # type: ignore[no-untyped-def]
-    """The squares of the parameters; or of what they are less another column, if not of sizes."""
+def distances(table, chunks, n_chunks, sums, origin):  # type: ignore[no-untyped-def]
+    """The squares of how far the parameters are from the column `origin`; from 0 if it is SIZE."""
     thread = SUM_THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     if thread < LANES * n_chunks:
         chunk = load_int(chunks + 8 * (thread // LANES))
@@ -138,12 +138,12 @@ def distances(table, chunks, n_chunks, sums, subtracted):  # type: ignore[no-unt
         first = SUM_CHUNK * (chunk & 0xFFFFFFFF)
         last = min(load_int(row + 8 * SIZE), first + SUM_CHUNK)
         param = load_int(row + 8 * PARAM)
-        other = load_int(row + 8 * subtracted)
+        other = load_int(row + 8 * origin)
         total = 0.0
         i = first + thread % LANES
         while i < last:
             x = load(param + ITEMSIZE * i)
-            if subtracted != SIZE:
+            if origin != SIZE:
                 x = add(x, -load(other + ITEMSIZE * i))
             total = add_double(total, mul_double(double(x), double(x)))
             i += LANES
@@ -151,7 +151,7 @@ def distances(table, chunks, n_chunks, sums, subtracted):  # type: ignore[no-unt
 
 
 def pairs(values, entries, n, results):  # type: ignore[no-untyped-def]
-    """For each entry, the sum of the values from its upper part on, as many as its lower part."""
+    """Each entry, `first << 8 | count`, names values: their sum, added in pairs."""
 
     # Sums of so many: neighbours are added in pairs, and so are the sums. All is read at once.
     def sum2(at: int) -> float:
@@ -172,6 +172,7 @@ def pairs(values, entries, n, results):  # type: ignore[no-untyped-def]
         at = values + 8 * (entry >> 8)
         count = entry & 0xFF
         total = 0.0  # which changes no sum of squares
+        # The powers of two in a count, smallest first: what is over is added last (`pairwise_sum`).
         if count & 1 != 0:
             total = load_double(at + 8 * (count - 1))
         if count & 2 != 0:
@@ -205,19 +206,18 @@ def rank(values, n, results):  # type: ignore[no-untyped-def]
         store_double(results + 8 * place, value)
 
 
-def decide(table, entries, first, last, sums, counts, report, leads):  # type: ignore[no-untyped-def]
+def decide(table, entries, first, last, sums, counts, report, measured):  # type: ignore[no-untyped-def]
     """What the parameters of the entries from `first` to `last` do in this step.
 
-    An entry is the row of a parameter that has a gradient, and in its lower part the place of its
-    sum. Who leads writes the report, of which the steps of the optimizer are a part: `leads` is
-    then what is measured in this step.
+    An entry has a parameter's row in its upper half, the place of its sum in the lower one.
+    `measured` is 0 but in the one launch that writes the report: there a value of MEASURED.
     """
     thread = SUM_THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     skipped = load_int(report + 8 * NONFINITE)
     norm = sqrt_double(load_double(report + 8 * GRAD_SQUARES))
-    if thread == 0 and leads != 0:
+    if thread == 0 and measured != 0:
         store_double(report + 8 * WAS_SKIPPED, float(skipped))
-        store_double(report + 8 * MEASURED, float(leads))
+        store_double(report + 8 * MEASURED, float(measured))
         steps = load_double(report + 8 * STEPS)
         store_double(report + 8 * STEPS, add_double(steps, float(1 - skipped)))
     if first + thread < last:

@@ -41,14 +41,16 @@ class Moved:
         begins = addresses[given]
         ends = begins + self._nbytes[given]
         order = np.argsort(begins)
-        apart = ends[order][:-1] <= begins[order][1:]
-        # The first written array that ends behind a gradient's begin begins behind its end.
+        apart = ends[order][:-1] <= begins[order][1:]  # as gradients that are zeroed must be
+        # Written arrays are sorted and disjoint: of those that end behind a gradient's begin, the
+        # first must begin where the gradient ends, or later.
         nearest = np.searchsorted(self._ends, begins, side="right")
         written = np.append(self._begins, np.iinfo(np.int64).max)[nearest]
         aligned = begins % self._itemsizes[given] == 0
         if not (aligned.all() and apart.all() and (ends <= written).all()):
             return False
         return all(
-            libraries.of(grads[i]).device or driver.ordinal_of(address) == self._ordinal
+            # Where the library tells the device, it is part of the identity that was compared.
+            libraries.of(grads[i]).device is not None or driver.ordinal_of(address) == self._ordinal
             for i, address in zip(given.tolist(), begins.tolist(), strict=True)
         )

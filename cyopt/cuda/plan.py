@@ -12,14 +12,14 @@ from cyopt import _cpu, trees
 from cyopt.arrays import Written
 from cyopt.cuda import driver, libraries
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.batches import Batch, launches, most_chunks, options
+from cyopt.cuda.batches import Batch, count_chunks, make_batches, options
 from cyopt.cuda.decision import Decision
 from cyopt.cuda.driver import Call
 from cyopt.cuda.gather import Gatherer, is_dense_like
 from cyopt.cuda.layout import AVERAGE, COLUMNS, GRAD, PARAM, SIZE, STATE, THREADS
 from cyopt.cuda.moved import Moved
 from cyopt.cuda.source import Variant
-from cyopt.cuda.streams import Streams, check_capture
+from cyopt.cuda.streams import Streams
 from cyopt.cuda.tables import Table
 from cyopt.hyper import Hyper
 from cyopt.measured import PENDING, Done, measurements
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _NOTHING = np.array(measurements())
 _NOT_PENDING = np.zeros(2)
-_STEPS = count(1)
+_STEPS = count(1)  # that GPUs decide, of all optimizers: a mark of `measured` is one step's alone
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -70,7 +70,7 @@ class Plan:
             for i, average in enumerate(averages)
             if average and average.size and not layouts[group_of[i]].average_from_zeros
         ]
-        self._chunks = Table(self._device, (max(most_chunks(params), 1),))
+        self._chunks = Table(self._device, (max(count_chunks(params), 1),))
         self._batches: list[Batch] = []
         self._given: list[int] = []  # the parameters with a gradient, and their groups
         self._groups_of_given: list[int] = []
@@ -84,14 +84,15 @@ class Plan:
         self._hypers: Sequence[Hyper] = ()
         self._decision: Decision | None = None
         self._calls: dict[int, list[Call]] = {}  # of a step that it decides, by stream
-        self._current = False  # whether the GPU's counters are
+        self._current = False  # whether the GPU's counters are up to date
         # Of the step that the batches are for: whether it measures all norms, measures the
         # gradients, and takes its scalars from the GPU.
         self._norms = self._measures = self._decides = False
         self._capturable = any(layout.capturable for layout in layouts)
         self.captured = False  # whether a CUDA graph holds a step, and repeats it unseen
-        # What the GPU alone knows: the mark in `measured` of the last step of which that is so; and
-        # a number while it alone counts, since it does. 0: nothing.
+        # What the GPU alone knows, 0 for nothing: the mark of the last step whose results are not
+        # fetched, which `measured` holds in their place; and the number, of `_STEPS`, of the first
+        # step that the host has not counted.
         self._pending = _NOT_PENDING.copy()
         self._versions: list[tuple[_cpu.Version, int]] | None = None
 
@@ -143,7 +144,7 @@ class Plan:
             self._rows.set(addresses, np.s_[:, GRAD])
             known.addresses = addresses
             self._known_grads = known
-        return self._streams.run(stream, self._check_capture, self._launch)
+        return self._streams.run(stream, self._capturable, self._current, self._launch)
 
     def same_params(self, values: list[Any]) -> bool:
         """Whether the parameters lie where they did."""
@@ -155,7 +156,8 @@ class Plan:
         self._gathered = set()  # the memory of former gradients may be another's by now
         owners = [None if grad is None else grad.owner for grad in grads]
         self._lend(owners)
-        done = self._streams.run(stream, self._check_capture, self._first, grads, norms)
+        flags = self._capturable, self._current
+        done = self._streams.run(stream, *flags, self._anew, grads, norms)
         self._known_grads = libraries.places(owners)
         return done
 
@@ -163,11 +165,11 @@ class Plan:
         """Steps are ordered with the streams of the parameters and of these gradients."""
         self._streams.lend([*(param.owner for param in self._params), *grads])
 
-    def _first(
+    def _anew(
         self, grads: Sequence[DeviceArray | None], norms: bool, stream: int, captured: bool
     ) -> Done:
-        """A step with other gradients than in the last one, for which batches are made."""
-        addresses = [0 if g is None else self._address(i, g) for i, g in enumerate(grads)]
+        """A step whose gradients are not the last one's: batches are made anew."""
+        addresses = [0 if g is None else self._take_grad(i, g) for i, g in enumerate(grads)]
         self._rows.set(np.array(addresses, np.int64), np.s_[:, GRAD])
         self._given = [i for i, grad in enumerate(grads) if grad is not None]
         self._is_given = np.array([grad is not None for grad in grads], np.int64)
@@ -179,8 +181,8 @@ class Plan:
         self._calls = {}
         return self._launch(stream, captured)
 
-    def _address(self, i: int, grad: DeviceArray) -> int:
-        """Where the kernels read a gradient; one that they cannot read is gathered first."""
+    def _take_grad(self, i: int, grad: DeviceArray) -> int:
+        """Take a gradient; returns where kernels read it: there, or dense memory of our own."""
         param = self._params[i]
         if is_dense_like(grad, param) or not param.size:
             return grad.address
@@ -204,7 +206,7 @@ class Plan:
                 numbers = () if self._decides else (self._group_of[i], int(self._counts[i]))
                 classes = members.setdefault(self._variant(i), {})
                 classes.setdefault(numbers, []).append(i)
-        return launches(members, self._params, self._rows, self._chunks, self._device)
+        return make_batches(members, self._params, self._rows, self._chunks, self._device)
 
     def _variant(self, i: int) -> Variant:
         rule, coupled, limited, *_ = options(self._hypers[self._group_of[i]])
@@ -217,9 +219,6 @@ class Plan:
             zeroed=self._layouts[self._group_of[i]].zero_grads,
             decided=self._decides,
         )
-
-    def _check_capture(self) -> None:
-        check_capture(self._capturable, self._current)
 
     def _launch(self, stream: int, captured: bool) -> Done:
         """Upload what changed, launch, and count; nothing is waited for.
@@ -246,12 +245,12 @@ class Plan:
         if self._decision is None:
             arrays = (self._rows, self._params, self._group_of)
             self._decision = Decision(self._device, *arrays)
-        unseen = self._capturable or any(h.skip_nonfinite for h in self._of_given())
-        if not unseen:
+        gpu_counts = self._capturable or any(h.skip_nonfinite for h in self._of_given())
+        if not gpu_counts:
             self._fetch_counts()
         decision = self._decision
         copies = [not layout.average_from_zeros for layout in self._layouts]
-        decision.set_hypers(self._hypers, copies, self._given, None if unseen else self._counts)
+        decision.set_hypers(self._hypers, copies, self._given, None if gpu_counts else self._counts)
         decision.prepare(self._given, captured)
         if not self._current:
             decision.set_counters(self._counts, int(self._steps[0]))
@@ -261,20 +260,23 @@ class Plan:
         self._upload(stream, captured)
         decision.upload(stream, captured)
         number = float(next(_STEPS))
-        mark, since = -1.0 - number, float(self._pending[1] or number) if unseen else 0.0
+        mark = -1.0 - number  # below -1, which says that a norm was not measured
+        since = float(self._pending[1] or number) if gpu_counts else 0.0
         self.captured = self.captured or captured
-        self._current = unseen  # else the host's are right, should what follows not come to its end
+        # Where the host counts, its counts stay the right ones if what follows is interrupted.
+        self._current = gpu_counts
         told = [
             (self._measured, np.array(measurements(mark))),
             (self._pending, np.array([mark, since])),
         ]
-        _cpu.perform(calls if unseen else [*calls, self._count()], told)
+        _cpu.perform(calls if gpu_counts else [*calls, self._count()], told)
         self._current = True
-        return PENDING if unseen else True
+        return PENDING if gpu_counts else True
 
     def _decided_calls(self, decision: Decision, stream: int) -> list[Call]:
         """All that such a step launches: the same at each one, as the GPU has the scalars."""
-        calls = decision.clear(stream) + (decision.keep_old(stream) if self._norms else [])
+        calls = decision.clear_nonfinite(stream)
+        calls += decision.keep_old(stream) if self._norms else []
         calls += self._gather(stream) + decision.decide(stream, self._measures, self._norms)
         calls += [self._update(batch, stream) for batch in self._batches]
         return calls + (decision.measure_change(stream) if self._norms else [])
@@ -339,8 +341,8 @@ class Plan:
         if self._counts.all():
             return []
         begun = [i for i in self._copied if self._is_given[i] and not self._counts[i]]
-        rows = self._rows.host
+        copy, rows = self._device.copy_call, self._rows.host
         return [
-            self._device.copy(int(row[AVERAGE]), int(row[PARAM]), self._params[i].nbytes, stream)
+            copy(int(row[AVERAGE]), int(row[PARAM]), self._params[i].nbytes, stream)
             for i, row in zip(begun, rows[begun], strict=True)
         ]

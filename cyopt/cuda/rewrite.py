@@ -17,9 +17,10 @@ _FUNCTIONS = {"sqrt", "maximum", "minimum"}
 
 
 def parse(function: Callable[..., Any]) -> ast.FunctionDef:
-    """The definition of a function."""
+    """The definition of a function, without its docstring."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    assert isinstance(tree, ast.FunctionDef)
+    assert isinstance(tree, ast.FunctionDef) and ast.get_docstring(tree)
+    del tree.body[0]
     return tree
 
 
@@ -65,11 +66,12 @@ class RuleRewriter(ast.NodeTransformer):
     ) -> list[str]:
         """A function's statements with its flags decided.
 
-        Its result goes to its first argument, or to the arguments that it names.
+        A returned expression is assigned to the first argument; returned names have been assigned
+        before.
         """
         tree = parse(function)
         self.names = dict(names)
-        return list(self._statements(tree.body[1:], flags, tree.args.args[0].arg))
+        return list(self._statements(tree.body, flags, tree.args.args[0].arg))
 
     def _statements(
         self, body: list[ast.stmt], flags: Mapping[str, bool], first: str
@@ -110,5 +112,5 @@ class DoubleRewriter(ast.NodeTransformer):
         arguments = ast.arguments(
             [], [ast.arg(a.arg) for a in tree.args.args], None, [], [], None, []
         )
-        body = [self.visit(statement) for statement in tree.body[1:]]
+        body = [self.visit(statement) for statement in tree.body]
         return ast.FunctionDef(tree.name, arguments, body, [])

@@ -1,4 +1,36 @@
-"""The text of kernels: of a rule, made from `cyopt.rules`, or of a kernel written in Python."""
+"""The text of kernels: of a rule, made from `cyopt.rules`, or of a kernel written in Python.
+
+>>> print(rule_source(Variant("sgd", "float64")).text, end="")
+def sgd_float64(table, chunks, h_s, h_k, h_step):
+    chunk = load_int(chunks + 8 * cuda.blockIdx.x)
+    row = table + 88 * (chunk >> 32)
+    first = 4096 * (chunk & 0xFFFFFFFF)
+    n = min(load_int(row) - first, 4096)
+    at_p = load_int(row + 8) + 8 * first
+    at_g = load_int(row + 16) + 8 * first
+    def update(p, g):
+        g = mul(h_s, g)
+        p = add(mul(h_k, p), -mul(h_step, g))
+        return p
+    whole = n & -2
+    if (at_p | at_g) & 15 != 0:
+        whole = 0
+    i = 2 * cuda.threadIdx.x
+    while i < whole:
+        ps = load_vector(at_p + 8 * i)
+        gs = load_vector(at_g + 8 * i)
+        p0 = update(ps[0], gs[0])
+        p1 = update(ps[1], gs[1])
+        store_vector(at_p + 8 * i, (p0, p1))
+        i += 1024
+    i = whole + cuda.threadIdx.x
+    while i < n:
+        p = load(at_p + 8 * i)
+        g = load(at_g + 8 * i)
+        p = update(p, g)
+        store(at_p + 8 * i, p)
+        i += 512
+"""
 
 from __future__ import annotations
 
@@ -173,7 +205,7 @@ def _loops(variant: Variant) -> list[str]:
 
 
 @cache
-def kernel(variant: Variant) -> Source:
+def rule_source(variant: Variant) -> Source:
     """The kernel of a variant, in which each block updates a chunk of one array.
 
     A number of `chunks` has the row of the array in its upper half, the place of the chunk in the
@@ -201,14 +233,14 @@ def kernel(variant: Variant) -> Source:
 
 
 @cache
-def written(function: Callable[..., None], dtype: str) -> Source:
+def function_source(function: Callable[..., None], dtype: str) -> Source:
     """A kernel that is written in Python, such as those of `cyopt.cuda.measure`."""
     tree = parse(function)
     arguments = tuple(argument.arg for argument in tree.args.args)
     rewriter = DoubleRewriter()
     called = [f for f in _OF_STEPS if f"{f}(" in ast.unparse(tree)]
     functions = [rewriter.function(getattr(rules, f)) for f in called]
-    tree.name, tree.body = f"{tree.name}_{dtype}", [*functions, *tree.body[1:]]
+    tree.name, tree.body = f"{tree.name}_{dtype}", [*functions, *tree.body]
     text = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
     return Source(tree.name, dtype, text, arguments, ())
 

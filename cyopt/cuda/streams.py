@@ -12,11 +12,12 @@ Result = TypeVar("Result")
 
 
 class Streams:
-    """On a stream that the caller gives; else on that of the first parameter's library."""
+    """The stream of a step: the caller's, or the current one of the first parameter's library."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        # An array of each library or stream, behind what tells its current stream.
+        # Of each library, or each stream of arrays that have their own: what tells the handle, and
+        # an array to ask.
         self._lenders: list[tuple[Callable[[Any, int], int], Any]] = []
 
     def lend(self, arrays: Sequence[Any]) -> None:
@@ -41,26 +42,27 @@ class Streams:
 
     def run(
         self,
-        given: Any,
-        can_be_captured: Callable[[], None],
+        chosen: Any,
+        capturable: bool,
+        is_ready: bool,
         action: Callable[..., Result],
         *args: Any,
     ) -> Result:
         """`action(*args, stream, captured)`: on which stream, and whether a CUDA graph captures it.
 
-        `can_be_captured` raises where it may not.
+        `chosen` is the caller's stream, or None; for the flags see `check_capture`.
         """
-        if given is None:
+        if chosen is None:
             ordinal = self._device.ordinal
             handles = [stream_of(array, ordinal) for stream_of, array in self._lenders]
             stream = handles[0]
             others = set(handles) - {stream} if len(handles) > 1 else set()
         else:
-            stream, others = libraries.stream_handle(given), set()
+            stream, others = libraries.stream_handle(chosen), set()
         with self._device:
             captured = self._is_captured([stream, *others])
             if captured:
-                can_be_captured()
+                check_capture(capturable, is_ready)
             for other in others:
                 self._device.order(stream, other)
             result = action(*args, stream, captured)

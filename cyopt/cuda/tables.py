@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ class Table:
     def __init__(self, device: Device, shape: tuple[int, ...]) -> None:
         self.host = np.zeros(shape, np.int64)
         self._device, self._memory = device, device.allocate(self.host.nbytes)
-        self._slots: list[tuple[Pinned, Any]] = []  # with the event of the copy out of it
+        # Pinned memory, and whether the copy out of it is done.
+        self._slots: list[tuple[Pinned, Callable[[], bool]]] = []
         self._captured: list[Pinned] = []  # which graphs copy from at each replay
         self.changed = True
 
@@ -32,8 +34,8 @@ class Table:
     def upload(self, stream: int, captured: bool = False) -> None:
         """Copy it, if it was changed, in the order of a stream; never waits.
 
-        A graph copies what there was when it was captured, at each replay. So does whoever steps
-        beside it.
+        A graph copies, at each replay, what there was when it was captured. So once there is one,
+        each step beside it copies anew.
         """
         if captured:
             self._captured.append(self._device.pinned(self.host.shape))

@@ -12,6 +12,7 @@ from variants import FORMULAS, VARIANTS, name
 
 import cyopt
 
+# Around a vector (4 float32), a block's pass (2,048) and its chunk (8,192; 4,096 float64).
 SIZES = (0, 1, 3, 4, 5, 31, 2047, 2049, 8191, 8192, 8193, 20_001, 100_003)
 
 
@@ -26,6 +27,7 @@ def test_bits(variant, dtype):
     opt, cpu = cls(params, **kwargs), cls(expected, **kwargs)
     for kind in CONTENTS:
         grads = [content(kind, p.size, dtype, rng) for p in expected]
+        # Over the sizes, each offset of a gradient meets each of its parameter.
         assert opt.step([shifted(grad, (i + i // 4) % 4) for i, grad in enumerate(grads)])
         cpu.step(grads)
     assert all(same_bits(held(a), b) for a, b in zip(params, expected, strict=True))
