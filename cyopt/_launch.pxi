@@ -89,3 +89,10 @@ cdef class Launch:
                 arguments, NULL)
         if status:
             self._refuse(status)
+
+
+def current_context(uintptr_t function):
+    """What cuCtxGetCurrent, at this address, gives: a handle, or 0."""
+    cdef uintptr_t context = 0
+    (<int (*)(uintptr_t *) noexcept nogil>function)(&context)
+    return context

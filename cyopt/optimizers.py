@@ -64,7 +64,7 @@ class SGD(Optimizer):
     (`cyopt.rules.square_sum`). clip_norm, clip_value and ema are off as None.
 
     Every number but a state's starting value may be a schedule, a callable of `steps` (see
-    `cyopt.schedules`).
+    `cyopt.schedules`); not where the GPU alone knows `steps`, by skip_nonfinite or capturable.
     Raises TypeError or ValueError for a value that is out of range or has no meaning.
 
     >>> import numpy as np, cyopt

@@ -212,11 +212,16 @@ def moved():
 
 
 def context():
-    """A context that the program has made is current again after each step."""
+    """A context that the program made before or after a step is current again after each one."""
     during, launched = [], ON_LAUNCH(lambda *_: during.append(stub().stub_current()))
     stub().stub_on_launch(launched)
     stub().cuCtxPushCurrent(ctypes.c_void_p(0x2000))
     opt, grads, *_ = made(ema=0.5)
+    opt.step(grads)
+    print(*set(during), hex(0x1000 + stub().stub_current()))
+    stub().cuCtxPopCurrent(ctypes.byref(ctypes.c_void_p()))
+    opt.step(grads)
+    stub().cuCtxPushCurrent(ctypes.c_void_p(0x2000))
     for _ in range(2):
         opt.step(grads)
         print(*set(during), hex(0x1000 + stub().stub_current()))

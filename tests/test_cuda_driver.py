@@ -49,8 +49,9 @@ def on_stub(stub, tmp_path):
     return run
 
 
-def test_a_steady_step_calls_the_driver_once(on_stub):
-    assert on_stub("steady") == ["cuLaunchKernel"] * 3
+def test_a_steady_step_is_one_launch(on_stub):
+    """Before it, only the thread's current context is asked for, which asks nothing of the GPU."""
+    assert on_stub("steady") == ["cuCtxGetCurrent cuLaunchKernel"] * 3
 
 
 def test_a_launch_that_is_refused(on_stub):
@@ -62,9 +63,10 @@ def test_bits(on_stub):
     assert on_stub("bits") == ["same"]
 
 
-def test_info(on_stub):
+@pytest.mark.parametrize("safe_path", ["", "1"])
+def test_info(on_stub, safe_path):
     """Asked in another process: after cuInit no fork of this one could use CUDA."""
-    assert on_stub("info") == ["0: Stub 0; driver for CUDA 13.0", ""]
+    assert on_stub("info", PYTHONSAFEPATH=safe_path) == ["0: Stub 0; driver for CUDA 13.0", ""]
 
 
 def test_a_step_beside_the_capture_of_another_thread(on_stub):
@@ -72,7 +74,7 @@ def test_a_step_beside_the_capture_of_another_thread(on_stub):
 
 
 def test_a_context_of_the_program(on_stub):
-    assert on_stub("context") == ["0 0x2000"] * 2
+    assert on_stub("context") == ["0 0x2000"] * 3
 
 
 def test_a_context_that_is_current_for_a_while(on_stub):

@@ -4,6 +4,7 @@ import inspect
 import sys
 import threading
 import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -223,6 +224,30 @@ def test_calls_that_share_their_first_array_keep_a_plan_each(gpu, monkeypatch):
     monkeypatch.setattr(gpu, "allocate", None)
     for other in others:
         call(3, other)
+
+
+def test_a_kernel_is_compiled_where_the_user_has_no_folder_for_it(monkeypatch):
+    """Some containers run as a user that the system does not know."""
+
+    def unknown(name):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("CYOPT_CACHE_DIR", raising=False)
+    monkeypatch.setitem(sys.modules, "platformdirs", SimpleNamespace(user_cache_dir=unknown))
+    monkeypatch.setattr(
+        compiler, "lto_ir", lambda source, capability: b"ir of " + source.dtype.encode()
+    )
+    monkeypatch.setattr(compiler, "link", lambda code, capability: code)
+    assert cache.cubin(function_source(measure.decide, "float32"), (9, 0)) == b"ir of float32"
+
+
+def test_a_gradient_on_the_cpu(gpu):
+    opt, grads = one()
+    for grad in (grads[0].array, [1.0] * 4):
+        with pytest.raises(
+            (TypeError, ValueError), match=r"is on GPU 0; copy it there by cupy\.as"
+        ):
+            opt.step([grad])
 
 
 def test_a_gradient_that_is_no_array_at_all(gpu):

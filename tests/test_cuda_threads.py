@@ -206,3 +206,15 @@ def test_a_reader_that_is_late_lowers_no_count(gpu, monkeypatch):
     opt.step([[None], grads[1]])  # which the host counts
     assert opt.steps == 3
     assert [own["step"] for own in opt.state_dict()["state"].values()] == [2, 3]
+
+
+def test_an_interrupt_behind_a_step_leaves_the_streams_in_order(gpu, monkeypatch):
+    """Else the gradient could be overwritten while it is read."""
+    w, g = np.ones(4, np.float32), HostArray(np.ones(4, np.float32), stream=9)
+    opt = cyopt.SGD([HostArray(w, stream=7)], lr=0.5)
+    opt.step([g])
+    gpu.log.clear()
+    with interrupt_behind_the_step(monkeypatch):
+        opt.step([g])
+    assert gpu.log == [("order", 7, 9), ("launch", 7), ("order", 9, 7)]
+    assert opt.steps == 2

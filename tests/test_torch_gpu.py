@@ -112,3 +112,28 @@ def test_a_tensor_without_memory_is_refused_on_a_gpu(torch_on_gpu, which):
         opt.step()
     with pytest.raises(ValueError, match="has no memory"):
         theirs.step([p.grad])
+
+
+@pytest.mark.parametrize("how", ["class", "function"])
+def test_a_graph_that_needs_the_old_numbers_refuses_to_run(torch_on_gpu, how):
+    """After the first step, a steady one, and one with a gradient elsewhere."""
+    w, grad = torch.ones(3, requires_grad=True), torch.ones(3)
+    other = torch.ones(3)  # has no gradient, and is not written
+    opt = cyopt.SGD([w, other], lr=0.5)
+    for g in (grad, grad, grad.clone()):
+        squares = (w * w).sum()
+        if how == "class":
+            opt.step([g, None])
+        else:
+            cyopt.sgd_(w, g, lr=0.5)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            squares.backward()
+    assert (w._version, other._version) == (3, 0)
+    assert (w == -0.5).all()
+
+
+def test_a_tensor_of_inference_has_no_version(torch_on_gpu):
+    with torch.inference_mode():
+        w = torch.ones(3)
+    cyopt.SGD([w], lr=0.5).step([torch.ones(3)])
+    assert (w == 0.5).all()

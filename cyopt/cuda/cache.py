@@ -19,28 +19,33 @@ _COMPILERS = ("numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
 _DIGEST_BYTES = 32
 
 
+class _NoFolderError(Exception):
+    """There is no home for a cache."""
+
+
 def folder() -> Path:
     """Where cubins are kept: CYOPT_CACHE_DIR, or the user's folder for such files."""
     if own := os.environ.get("CYOPT_CACHE_DIR"):
         return Path(own)
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("cyopt"))
+    try:
+        return Path(platformdirs.user_cache_dir("cyopt"))
+    except RuntimeError as error:  # a user who is unknown to the system, as in some containers
+        raise _NoFolderError from error
 
 
 def cubin(source: Source, compute_capability: tuple[int, int]) -> bytes:
     """The compiled kernel, from the disk if it was compiled before."""
-    path = _path(source, compute_capability)
-    try:
-        kept = path.read_bytes()
+    # Without a folder, or one that cannot be written, it is compiled each time.
+    with contextlib.suppress(OSError, _NoFolderError):
+        kept = _path(source, compute_capability).read_bytes()
         code = kept[_DIGEST_BYTES:]
         if kept[:_DIGEST_BYTES] == hashlib.sha256(code).digest():
             return code
-    except OSError:
-        pass
     code = compiler.link(compiler.lto_ir(source, compute_capability), compute_capability)
-    with contextlib.suppress(OSError):  # a folder that cannot be written: compiled each time
-        _write(path, hashlib.sha256(code).digest() + code)
+    with contextlib.suppress(OSError, _NoFolderError):
+        _write(_path(source, compute_capability), hashlib.sha256(code).digest() + code)
     return code
 
 
@@ -93,6 +98,12 @@ def kernel(source: Source, ordinal: int) -> Any:
         raise RuntimeError(
             f"the kernel {source.name} cannot be compiled, as a package is missing ({error}):"
             f" {driver.INSTALL}"
+        ) from error
+    except Exception as error:
+        major, minor = device.compute_capability
+        raise RuntimeError(
+            f"the kernel {source.name} cannot be compiled for GPUs of compute capability"
+            f" {major}.{minor} ({error}); {driver.INSTALL} compiles for 7.5 (Turing) and newer ones"
         ) from error
     with device.beside_captures():
         kernel = ObjectCode.from_cubin(code).get_kernel(compiler.entry(code))

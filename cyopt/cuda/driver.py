@@ -74,6 +74,11 @@ def _check(driver: Any, result: tuple[Any, ...]) -> Any:
                 " keep for themselves is given back by torch.cuda.empty_cache() and"
                 " cupy.get_default_memory_pool().free_all_blocks()"
             )
+        if status == driver.CUresult.CUDA_ERROR_NOT_INITIALIZED:
+            raise RuntimeError(
+                "this process is the fork of one that had used CUDA, and cannot use it; start it"
+                " anew, as by multiprocessing's spawn"
+            )
         raise RuntimeError(f"the CUDA driver says {name.decode()}: {text.decode()}")
     return values[0] if values else None
 
@@ -113,7 +118,8 @@ def describe() -> str:
         return "not asked, as that takes another Python: python -m cyopt info"
     # Without the folder that Python is started in, where there may be sources of cyopt.
     code = (
-        "import sys; del sys.path[0]; from cyopt.cuda import driver as d; print(d.describe_here())"
+        "import sys; sys.path[:] = filter(None, sys.path)"
+        "; from cyopt.cuda import driver as d; print(d.describe_here())"
     )
     paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -159,10 +165,10 @@ def _free(name: str, address: int, ordinal: int, process: int) -> None:
 
 
 class _Here(threading.local):
-    """What a thread knows of a GPU's context: whether it stays current; how often it was pushed."""
+    """Of the blocks that a thread is in, whether each has made the GPU's context current."""
 
-    stays = False
-    depth = 0
+    def __init__(self) -> None:
+        self.pushed: list[bool] = []
 
 
 class Device:
@@ -175,32 +181,26 @@ class Device:
         self._core = CoreDevice(ordinal)
         self._single = _call("cuDeviceGetCount") == 1
         self._here = _Here()
-        self._context = _call("cuDevicePrimaryCtxRetain", ordinal)
+        self._context = int(_call("cuDevicePrimaryCtxRetain", ordinal))
         self.compute_capability = tuple(self._core.compute_capability)
 
     def __enter__(self) -> None:
-        # With one GPU a thread pushes the context once, and it stays; but a context that the
-        # program made current itself, as PyCUDA does, must be so again after the block.
-        here = self._here
-        if here.stays:
-            return
-        here.depth += 1  # before the rest: a finalizer may come in between
+        # Where another context is current, such as one of PyCUDA's, it is so again after the block.
+        # Where none is, the one of the only GPU stays, as with CUDA's runtime.
+        current = _cpu.current_context(_address("cuCtxGetCurrent"))
+        stays = current == self._context or (current == 0 and self._single)
+        pushed = self._here.pushed
+        pushed.append(not stays)  # before the rest: a finalizer may come in between
         try:
-            stays = self._single and here.depth == 1 and self._is_usual(_call("cuCtxGetCurrent"))
-            _call("cuCtxPushCurrent", self._context)
+            if current != self._context:
+                _call("cuCtxPushCurrent", self._context)
         except BaseException:
-            here.depth -= 1
+            pushed.pop()
             raise
-        here.stays = stays
-
-    def _is_usual(self, context: Any) -> bool:
-        """Whether it is none, or the one that CUDA's runtime has, and with it torch and CuPy."""
-        return int(context) in (0, int(self._context))
 
     def __exit__(self, *exception: object) -> None:
-        if not self._here.stays:
+        if self._here.pushed.pop():
             _call("cuCtxPopCurrent")
-            self._here.depth -= 1
 
     @contextmanager
     def beside_captures(self) -> Iterator[None]:

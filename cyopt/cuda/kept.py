@@ -64,7 +64,8 @@ class KeptPlan(Plan):
             return None
         try:
             self._begin(params, hyper, step)
-            self._lend(grads)  # which may be used on other streams than the last ones
+            # The gradients may be used on other streams than the last ones.
+            self._streams.lend([*self._lent, *grads])
             done = self.again(None, params, grads, self._node, False)
             return None if done is None else self._told(done)
         finally:
@@ -91,8 +92,8 @@ class KeptPlan(Plan):
         self._current, self._pending[:] = False, 0  # the caller knows the count
         self._lent = params
 
-    def _lend(self, grads: Sequence[Any]) -> None:
-        self._streams.lend([*self._lent, *grads])
+    def _owners(self) -> Sequence[Any]:
+        return self._lent
 
     def _told(self, done: Done) -> bool:
         """Whether the step was made; where the GPU decides that, it is waited for."""

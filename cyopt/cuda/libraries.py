@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ NEGATED = "is a view whose numbers are to be negated when they are read; pass it
 # differ between arrays that a step treats alike.
 Identity = tuple[Any, ...]
 NOT_ON_GPU: Identity = (0,)
+# Functions of libraries, and the places in a list of the arrays that each is to be told of.
+Writers = list[tuple[Callable[[list[Any]], None], list[int]]]
 
 
 class Library(NamedTuple):
@@ -38,6 +40,7 @@ class Library(NamedTuple):
     has_current_stream: bool  # one for all its arrays on a GPU
     device: Callable[[Any], int] | None  # the number of its GPU, which is part of its identity
     is_on_gpu: Callable[[Any], bool]
+    written: Callable[[list[Any]], None] | None = None  # is told of arrays that a step has written
     # What follows holds for these types alone, as a subclass may be more than its memory; and C may
     # ask them by DLPack's table of functions, if they have it.
     exact: tuple[str, ...] = ()
@@ -75,6 +78,21 @@ def identity(value: Any) -> Identity:
     ask = of(value).identity
     found: Identity = getattr(value, ask) if isinstance(ask, str) else ask(value)
     return found
+
+
+def writers(params: Sequence[Any], given: Sequence[int]) -> Writers:
+    """Who is told that a step has written the given ones of these arrays."""
+    members: dict[Callable[[list[Any]], None], list[int]] = {}
+    for i in given:
+        if written := of(params[i]).written:
+            members.setdefault(written, []).append(i)
+    return list(members.items())
+
+
+def tell(writers: Writers, params: Sequence[Any]) -> None:
+    """Tell them."""
+    for written, members in writers:
+        written([params[i] for i in members])
 
 
 def _asked(cls: type) -> tuple[Any, ...]:
@@ -186,6 +204,11 @@ def _type_has_interface(value: Any) -> bool:
     return hasattr(type(value), "__cuda_array_interface__")  # the value's own would be made
 
 
+def _torch_written(values: list[Any]) -> None:
+    """As by torch's own optimizers: a graph that needs the old numbers then refuses to run."""
+    sys.modules["torch"].autograd.graph.increment_version(values)
+
+
 def _cupy_interface(value: Any, what: str) -> dict[str, Any]:
     return {
         "shape": value.shape,
@@ -207,7 +230,8 @@ def _cupy_stream(value: Any, device: int) -> int:
 def _numba_identity(value: Any) -> Identity:
     """What its interface is made of, in an eighth of the time."""
     address = value.gpu_data.device_ctypes_pointer.value  # which is kept where memory is owned
-    return address, value.shape, value.strides, value.dtype, value.stream
+    stream = int(value.stream) if value.stream else 0
+    return address, value.shape, value.strides, value.dtype, stream
 
 
 def _own_stream(value: Any, device: int) -> int:
@@ -229,6 +253,7 @@ _TORCH = Library(
     has_current_stream=True,
     device=operator.methodcaller("get_device"),
     is_on_gpu=_is_cuda,
+    written=_torch_written,
     exact=("torch.Tensor", "torch.nn.parameter.Parameter"),
     is_lazy="is_neg",
 )

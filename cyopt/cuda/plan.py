@@ -79,6 +79,7 @@ class Plan:
         self._known_grads: _cpu.Places | None = None
         self._moved = Moved(self._device.ordinal, params, written)
         self._streams = Streams(self._device)
+        self._writers: libraries.Writers = []
         self._gatherers: dict[int, Gatherer] = {}
         self._gathered: set[int] = set()  # the parameters whose gradients are gathered now
         self._hypers: Sequence[Hyper] = ()
@@ -132,9 +133,8 @@ class Plan:
             given = trees.leaves(grads, node, "grads")
         except (TypeError, ValueError):  # which the full look tells
             return None
-        if norms != self._norms or not self.same_params(values):
-            return None
-        addresses = known.find(given)
+        as_before = norms == self._norms and self.same_params(values)
+        addresses = known.find(given) if as_before else None
         if addresses is None:
             return None
         if addresses is not known.addresses:
@@ -144,7 +144,9 @@ class Plan:
             self._rows.set(addresses, np.s_[:, GRAD])
             known.addresses = addresses
             self._known_grads = known
-        return self._streams.run(stream, self._capturable, self._current, self._launch)
+        done = self._streams.run(stream, self._capturable, self._current, self._launch)
+        libraries.tell(self._writers, values)
+        return done
 
     def same_params(self, values: list[Any]) -> bool:
         """Whether the parameters lie where they did."""
@@ -154,16 +156,18 @@ class Plan:
         """One step with gradients that have been checked; None skips a parameter."""
         self._known_grads = None  # unless all that follows comes to its end
         self._gathered = set()  # the memory of former gradients may be another's by now
-        owners = [None if grad is None else grad.owner for grad in grads]
-        self._lend(owners)
+        params, owners = self._owners(), [None if grad is None else grad.owner for grad in grads]
+        self._streams.lend([*params, *owners])
         flags = self._capturable, self._current
         done = self._streams.run(stream, *flags, self._anew, grads, norms)
         self._known_grads = libraries.places(owners)
+        self._writers = libraries.writers(params, self._given)
+        libraries.tell(self._writers, params)
         return done
 
-    def _lend(self, grads: Sequence[Any]) -> None:
-        """Steps are ordered with the streams of the parameters and of these gradients."""
-        self._streams.lend([*(param.owner for param in self._params), *grads])
+    def _owners(self) -> Sequence[Any]:
+        """The arrays of the parameters, as the caller has them."""
+        return [param.owner for param in self._params]
 
     def _anew(
         self, grads: Sequence[DeviceArray | None], norms: bool, stream: int, captured: bool
@@ -243,8 +247,7 @@ class Plan:
     def _decided(self, stream: int, captured: bool) -> Done:
         """A step whose scalars the GPU computes, from its gradients and its own counters."""
         if self._decision is None:
-            arrays = (self._rows, self._params, self._group_of)
-            self._decision = Decision(self._device, *arrays)
+            self._decision = Decision(self._device, self._rows, self._params, self._group_of)
         gpu_counts = self._capturable or any(h.skip_nonfinite for h in self._of_given())
         if not gpu_counts:
             self._fetch_counts()
@@ -254,9 +257,8 @@ class Plan:
         decision.prepare(self._given, captured)
         if not self._current:
             decision.set_counters(self._counts, int(self._steps[0]))
-        if stream not in self._calls:
-            self._calls[stream] = self._decided_calls(decision, stream)
-        calls = self._calls[stream]
+        calls = self._calls.get(stream) or self._decided_calls(decision, stream)
+        self._calls[stream] = calls
         self._upload(stream, captured)
         decision.upload(stream, captured)
         number = float(next(_STEPS))

@@ -65,10 +65,11 @@ class Streams:
                 check_capture(capturable, is_ready)
             for other in others:
                 self._device.order(stream, other)
-            result = action(*args, stream, captured)
-            for other in others:
-                self._device.order(other, stream)
-        return result
+            try:
+                return action(*args, stream, captured)
+            finally:  # also if an interrupt comes behind the launches
+                for other in others:
+                    self._device.order(other, stream)
 
     def _is_captured(self, streams: Sequence[int]) -> bool:
         """Whether a CUDA graph captures these streams; RuntimeError, if only some of them.
