@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +182,13 @@ class Device:
         self._single = _call("cuDeviceGetCount") == 1
         self._here = _Here()
         self._context = int(_call("cuDevicePrimaryCtxRetain", ordinal))
+        self._current_context = partial(_cpu.current_context, _address("cuCtxGetCurrent"))
         self.compute_capability = tuple(self._core.compute_capability)
 
     def __enter__(self) -> None:
         # Where another context is current, such as one of PyCUDA's, it is so again after the block.
         # Where none is, the one of the only GPU stays, as with CUDA's runtime.
-        current = _cpu.current_context(_address("cuCtxGetCurrent"))
+        current = self._current_context()
         stays = current == self._context or (current == 0 and self._single)
         pushed = self._here.pushed
         pushed.append(not stays)  # before the rest: a finalizer may come in between

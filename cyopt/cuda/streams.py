@@ -60,7 +60,9 @@ class Streams:
         else:
             stream, others = libraries.stream_handle(chosen), set()
         with self._device:
-            captured = self._is_captured([stream, *others])
+            # The default stream cannot be captured, and asking is a call of the driver.
+            asks = others or stream != libraries.LEGACY_STREAM
+            captured = asks and self._is_captured([stream, *others])
             if captured:
                 check_capture(capturable, is_ready)
             for other in others:
@@ -72,10 +74,7 @@ class Streams:
                     self._device.order(other, stream)
 
     def _is_captured(self, streams: Sequence[int]) -> bool:
-        """Whether a CUDA graph captures these streams; RuntimeError, if only some of them.
-
-        The default stream cannot be captured; asking is a call of the driver.
-        """
+        """Whether a CUDA graph captures these streams; RuntimeError, if only some of them."""
         asked = (s != libraries.LEGACY_STREAM and self._device.is_capturing(s) for s in streams)
         states = set(asked)
         if len(states) > 1:

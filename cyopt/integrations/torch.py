@@ -119,12 +119,13 @@ class _Steps:
         calls: dict[tuple[int, int], list[int]] = defaultdict(list)  # by step and device
         for i, place in enumerate(zip(self._done(states, new), map(_device, params), strict=True)):
             calls[place].append(i)
-        for (done, _), members in calls.items():
+        for (done, device), members in calls.items():
             own = {name: [column[i] for i in members] for name, column in columns.items()}
             type(self)._function(**arrays_of(own), step=done + 1, **numbers)
             self._count([states[i] for i in members])
             self.state.update({params[i]: states[i] for i in changed.intersection(members)})
-            increment_version([params[i] for i in members])
+            if device < 0:  # the CPU; a step on a GPU tells torch itself
+                increment_version([params[i] for i in members])
 
     def _add_states(
         self, columns: dict[str, list[Any]], slots: tuple[str, ...]

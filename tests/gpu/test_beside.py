@@ -67,28 +67,31 @@ def test_a_graph_of_some_of_the_streams_is_refused(torch):
     assert params[0].tolist() == params[1].tolist() == [0.25] * 3
 
 
-def test_a_context_of_the_program_is_current_again():
+@pytest.mark.parametrize("steps_before", [0, 1])
+def test_a_context_of_the_program_is_current_again(steps_before):
     w, g = np.linspace(-1, 1, 1000), np.linspace(3, -5, 1000)
     place, expected = shifted(w, 0), w.copy()
     opt, cpu = cyopt.Adam([place]), cyopt.Adam([expected])
     grads = [shifted(g, 0), shifted(g, 1)]
-    currents = []
+    told = []
 
     def in_a_thread_with_a_context():
         from cuda.bindings import driver as cuda
 
-        status, made = cuda.cuCtxCreate(None, 0, 0)
-        assert status == cuda.CUresult.CUDA_SUCCESS
+        for _ in range(steps_before):
+            opt.step(grads[:1])
+        made = cuda.cuCtxCreate(None, 0, 0)[1]
         for grad in (*grads, *grads):
             opt.step([grad])
-            currents.append(int(cuda.cuCtxGetCurrent()[1]) == int(made))
+            told.append(int(cuda.cuCtxGetCurrent()[1]) == int(made))
+        told.append(cuda.cuCtxSynchronize()[0] == 0)
         cuda.cuCtxDestroy(made)
 
     thread = threading.Thread(target=in_a_thread_with_a_context)
     thread.start()
     thread.join()
-    assert currents == [True] * 4
-    for _ in range(4):
+    assert told == [True] * 5
+    for _ in range(4 + steps_before):
         cpu.step([g])
     assert same_bits(held(place), expected)
 
@@ -150,6 +153,29 @@ def test_an_optimizer_is_dropped_while_its_step_waits(torch, options):
     cyopt.Adam([expected], **options).step([grad.cpu().numpy()])
     assert not waited, "the step was not waiting"
     assert same_bits(param.cpu().numpy(), expected)
+
+
+@pytest.mark.parametrize("behind", ["gradient", "step"])
+def test_streams_of_two_libraries_wait_for_each_other(torch, behind):
+    """The gradient comes late, or the step does; then the gradient's memory is used anew."""
+    cupy = pytest.importorskip("cupy")
+    ours, theirs = torch.cuda.Stream(), cupy.cuda.Stream(non_blocking=True)
+    param, grad = torch.zeros(1 << 22, device="cuda"), cupy.zeros(1 << 22, "float32")
+    opt = cyopt.SGD([param], lr=1.0)
+    opt.step([grad])
+    grad.fill(1)
+    grad.fill(0)
+    torch.cuda.synchronize()
+    slow = torch.cuda.ExternalStream(theirs.ptr) if behind == "gradient" else ours
+    with torch.cuda.stream(slow):
+        torch.cuda._sleep(LONG)
+    with torch.cuda.stream(ours), theirs:
+        if behind == "gradient":
+            grad.fill(1)
+        opt.step([grad])
+        grad.fill(7)
+    torch.cuda.synchronize()
+    assert (param == (-1 if behind == "gradient" else 0)).all()
 
 
 def test_averages_are_torchs(torch):

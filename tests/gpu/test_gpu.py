@@ -62,6 +62,47 @@ def test_one_pass(option, dtype):
             run.same(Run(variant, dtype, kind, norms))
 
 
+MANY = [
+    {"clip_norm": 0.3},
+    {"clip_norm": 0.01, "clip_scope": "array", "skip_nonfinite": True},
+    {"skip_nonfinite": True, "ema": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", MANY, ids=str)
+def test_more_arrays_than_a_block_that_decides_has_threads(options):
+    rng = np.random.default_rng(1)
+    kinds = [(int(n), rng.choice(["float32", "float64"])) for n in rng.integers(0, 40, 400)]
+    arrays = [rng.normal(size=n).astype(dtype) for n, dtype in kinds]
+    opt = cyopt.Adam([shifted(array, i % 3) for i, array in enumerate(arrays)], **options)
+    cpu = cyopt.Adam(arrays, **options)
+    for step in range(4):
+        sizes = 10.0 ** rng.integers(-20, 15, len(kinds))
+        grads = [(x * rng.normal(size=n)).astype(d) for x, (n, d) in zip(sizes, kinds, strict=True)]
+        if step == 2:
+            grads[350][:], grads[100][:] = np.inf, -np.nan
+        grads = [None if rng.random() < 0.1 else grad for grad in grads]
+        norms = step % 2 == 1
+        opt.step([None if grad is None else shifted(grad, 1) for grad in grads], norms=norms)
+        cpu.step(grads, norms=norms)
+        for told in ("steps", "skipped", "grad_norm", "update_norm", "param_norm"):
+            assert repr(getattr(opt, told)) == repr(getattr(cpu, told)), told
+    same_optimizers(opt, cpu)
+
+
+def test_more_elements_than_32_bits_count(torch):
+    """At once, gathered, and measured: 26 GB."""
+    n = 2**31 + 4099
+    if torch.cuda.mem_get_info()[0] < 30e9:
+        pytest.skip("this GPU has not the memory")
+    param, grad = torch.zeros(n, device="cuda"), torch.ones(n, device="cuda")
+    opt = cyopt.SGD([param], lr=1.0, clip_norm=1e6)
+    for i, of in enumerate((grad, torch.ones(1, device="cuda").expand(n)), start=1):
+        opt.step([of])
+        assert opt.grad_norm == np.sqrt(np.float64(n))
+        assert param.min() == param.max() == -i
+
+
 def test_a_run_moves_between_the_cpu_and_the_gpu():
     w, g = np.linspace(-1, 1, 9001), np.linspace(3, -5, 9001)
     expected, place = w.copy(), shifted(w, 0)
@@ -117,6 +158,43 @@ def test_numba():
     opt.step([grad.bind(stream)[:600], None, grad[600:]])
     cpu.step([w[:600], None, w[600:]])
     assert same_bits(there.copy_to_host(), expected)
+
+
+def test_memory_of_numba_that_the_host_sees_too():
+    cuda = pytest.importorskip("numba.cuda")
+    g = np.linspace(-1, 1, 5000, dtype=np.float32)
+    for make in (cuda.managed_array, cuda.mapped_array):
+        there, grad = make(5000, np.float32), make(5000, np.float32)
+        there[:], grad[:] = 1, g
+        expected = np.ones(5000, np.float32)
+        opt, cpu = cyopt.Adam([there]), cyopt.Adam([expected])
+        for _ in range(3):
+            opt.step([grad])
+            cpu.step([g])
+        cuda.synchronize()
+        assert same_bits(np.asarray(there), expected)
+
+
+def test_graph_of_cupy():
+    cp = pytest.importorskip("cupy")
+    w = np.linspace(-1, 1, 9001, dtype=np.float32)
+    param, expected, options = cp.asarray(w), w.copy(), {"clip_norm": 0.5, "skip_nonfinite": True}
+    opt, cpu = cyopt.Adam([param], capturable=True, **options), cyopt.Adam([expected], **options)
+    grad = cp.ones_like(param)
+    cp.cuda.Device().synchronize()
+    with cp.cuda.Stream(non_blocking=True) as stream:
+        opt.step([grad])
+        cpu.step([np.ones_like(w)])
+        stream.begin_capture()
+        opt.step([grad])
+        graph = stream.end_capture()
+        for x in (0.5, np.nan, -2.0):
+            grad.fill(x)
+            graph.launch(stream)
+            cpu.step([np.full_like(w, x)])
+    stream.synchronize()
+    assert same_bits(cp.asnumpy(param), expected)
+    assert opt.steps == cpu.steps == 3
 
 
 def model(torch):
