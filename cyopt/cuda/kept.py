@@ -92,8 +92,8 @@ class KeptPlan(Plan):
         self._current, self._pending[:] = False, 0  # the caller knows the count
         self._lent = params
 
-    def _owners(self) -> Sequence[Any]:
-        return self._lent
+    def _owners(self) -> list[Any]:
+        return list(self._lent)
 
     def _told(self, done: Done) -> bool:
         """Whether the step was made; where the GPU decides that, it is waited for."""

@@ -89,10 +89,10 @@ def writers(params: Sequence[Any], given: Sequence[int]) -> Writers:
     return list(members.items())
 
 
-def tell(writers: Writers, params: Sequence[Any]) -> None:
+def tell(writers: Writers, params: list[Any]) -> None:
     """Tell them."""
     for written, members in writers:
-        written([params[i] for i in members])
+        written(params if len(members) == len(params) else [params[i] for i in members])
 
 
 def _asked(cls: type) -> tuple[Any, ...]:

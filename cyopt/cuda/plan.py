@@ -165,7 +165,7 @@ class Plan:
         libraries.tell(self._writers, params)
         return done
 
-    def _owners(self) -> Sequence[Any]:
+    def _owners(self) -> list[Any]:
         """The arrays of the parameters, as the caller has them."""
         return [param.owner for param in self._params]
 
