@@ -57,7 +57,10 @@ WORKLOADS = {"64M": partial(one_array, 64_000_000), "resnet50": partial(model, "
 
 
 def steps(workload: Workload, dtype: str) -> dict[str, Callable[[], Any]]:
-    """A step with each option, over random numbers: of zeros, division and root take longer."""
+    """A step with each option, over random numbers: of zeros, division and root take longer.
+
+    `zero_grads` has gradients of its own, zeros from its second step on; its state is not zeros.
+    """
     numbers = np.random.default_rng(0).standard_normal(1 << 20).astype(dtype)
     arrays = [np.resize(numbers, shape) for shape in workload.shapes]
     shared = _on_gpu(arrays)

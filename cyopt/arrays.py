@@ -35,7 +35,9 @@ def as_array(value: Any, what: str, written: bool = False) -> Array:
         return cast("Array", DeviceArray.of(value, what))
     if type(value) is np.memmap:
         return value.view(np.ndarray)
-    kind = _kind(value)
+    module, kind = type(value).__module__, type(value).__qualname__
+    if module != "builtins":
+        kind = f"{module}.{kind}"
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{what} is a masked array, whose mask a step would ignore; pass its .data")
     if isinstance(value, np.ndarray):
@@ -58,12 +60,6 @@ def as_array(value: Any, what: str, written: bool = False) -> Array:
             else ": make it one with np.array(..., np.float32) and keep that"
         )
     )
-
-
-def _kind(value: Any) -> str:
-    """Its type, as errors name it."""
-    module, name = type(value).__module__, type(value).__qualname__
-    return name if module == "builtins" else f"{module}.{name}"
 
 
 def is_foreign(value: Any) -> bool:
@@ -170,17 +166,12 @@ def as_array_on(value: Any, device: int | None, what: str, written: bool) -> Arr
             f"{what} is on a GPU but its parameter is on the CPU; copy it there: its library's"
             " .get(), .cpu() or copy_to_host()"
         )
-    if device is not None and not is_on_gpu(value):
-        on_cpu = isinstance(value, np.ndarray) or is_foreign(value)
-        raise (ValueError if on_cpu else TypeError)(
-            f"{what} is {'on the CPU' if on_cpu else f'a {_kind(value)}'} but its parameter is on"
-            f" GPU {device}; copy it there by cupy.asarray, torch's .cuda() or numba.cuda.to_device"
-        )
     array = as_array(value, what, written)
     if device_of(array) != device:
         raise ValueError(
             f"{what} is on {device_name(device_of(array))} but its parameter is on"
-            f" {device_name(device)}; copy it there"
+            f" {device_name(device)}; copy it there: cupy.asarray, torch's .cuda() or"
+            " numba.cuda.to_device"
         )
     return array
 

@@ -76,7 +76,7 @@ def made(**options):
 
 
 def steady():
-    """A steady step calls the driver once."""
+    """What of the driver a steady step calls."""
     opt, grads, _, _ = made()
     opt.step(grads)
     log()
@@ -225,6 +225,30 @@ def context():
     for _ in range(2):
         opt.step(grads)
         print(*set(during), hex(0x1000 + stub().stub_current()))
+
+
+def interrupted():
+    """The context that the program made, after an interrupt behind the push of the GPU's own."""
+    from cyopt.cuda import driver
+
+    opt, grads, *_ = made()
+    stub().cuCtxPushCurrent(ctypes.c_void_p(0x2000))
+    call = driver._call
+
+    def interrupt(name, *args):
+        value = call(name, *args)
+        if name == "cuCtxPushCurrent":
+            raise KeyboardInterrupt
+        return value
+
+    driver._call = interrupt
+    try:
+        opt.step(grads)
+    except KeyboardInterrupt:
+        driver._call = call
+        print(hex(0x1000 + stub().stub_current()))
+    opt.step(grads)
+    print(hex(0x1000 + stub().stub_current()))
 
 
 def lent():

@@ -49,9 +49,12 @@ def on_stub(stub, tmp_path):
     return run
 
 
+# The thread's current context is asked for, which asks nothing of the GPU.
+STEADY = ["cuCtxGetCurrent cuLaunchKernel"] * 3
+
+
 def test_a_steady_step_is_one_launch(on_stub):
-    """Before it, only the thread's current context is asked for, which asks nothing of the GPU."""
-    assert on_stub("steady") == ["cuCtxGetCurrent cuLaunchKernel"] * 3
+    assert on_stub("steady") == STEADY
 
 
 def test_a_launch_that_is_refused(on_stub):
@@ -75,6 +78,10 @@ def test_a_step_beside_the_capture_of_another_thread(on_stub):
 
 def test_a_context_of_the_program(on_stub):
     assert on_stub("context") == ["0 0x2000"] * 3
+
+
+def test_a_context_of_the_program_after_an_interrupt(on_stub):
+    assert on_stub("interrupted") == ["0x2000"] * 2
 
 
 def test_a_context_that_is_current_for_a_while(on_stub):
@@ -146,7 +153,7 @@ def test_kernels_are_kept_on_disk(on_stub, tmp_path):
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_cannot_be_written(on_stub, tmp_path):
     tmp_path.chmod(0o500)
-    assert on_stub("steady") == ["cuLaunchKernel"] * 3
+    assert on_stub("steady") == STEADY
 
 
 def test_half_an_installation(on_stub):

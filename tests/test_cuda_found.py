@@ -226,28 +226,28 @@ def test_calls_that_share_their_first_array_keep_a_plan_each(gpu, monkeypatch):
         call(3, other)
 
 
-def test_a_kernel_is_compiled_where_the_user_has_no_folder_for_it(monkeypatch):
+def no_home(name):
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.parametrize("unknown", [no_home, lambda name: f"~/.cache/{name}"])
+def test_a_kernel_is_compiled_where_the_user_has_no_folder_for_it(monkeypatch, tmp_path, unknown):
     """Some containers run as a user that the system does not know."""
-
-    def unknown(name):
-        raise RuntimeError("Could not determine home directory.")
-
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CYOPT_CACHE_DIR", raising=False)
     monkeypatch.setitem(sys.modules, "platformdirs", SimpleNamespace(user_cache_dir=unknown))
-    monkeypatch.setattr(
-        compiler, "lto_ir", lambda source, capability: b"ir of " + source.dtype.encode()
-    )
+    monkeypatch.setattr(compiler, "lto_ir", lambda source, capability: source.dtype.encode())
     monkeypatch.setattr(compiler, "link", lambda code, capability: code)
-    assert cache.cubin(function_source(measure.decide, "float32"), (9, 0)) == b"ir of float32"
+    assert cache.cubin(function_source(measure.decide, "float32"), (9, 0)) == b"float32"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_gradient_on_the_cpu(gpu):
     opt, grads = one()
-    for grad in (grads[0].array, [1.0] * 4):
-        with pytest.raises(
-            (TypeError, ValueError), match=r"is on GPU 0; copy it there by cupy\.as"
-        ):
-            opt.step([grad])
+    with pytest.raises(ValueError, match=r"is on GPU 0; copy it there: cupy\.asarray"):
+        opt.step([grads[0].array])
+    with pytest.raises(TypeError, match="is a list; expected"):
+        opt.step([[1.0] * 4])
 
 
 def test_a_gradient_that_is_no_array_at_all(gpu):

@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from gpu_pair import interrupt_behind_the_step  # noqa: E402
 from test_torch import NAMES, emptied, one, run  # noqa: E402
 
 import cyopt  # noqa: E402
@@ -16,6 +17,7 @@ def torch_on_gpu(gpu, monkeypatch):
     """Tensors of the CPU that say they are on a GPU, which is the stand-in of one."""
     monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda tensor: False))
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+    monkeypatch.setattr(ours, "_device", lambda tensor: 0)
     # A build for CUDA would ask the driver for it.
     library = libraries._TORCH._replace(stream=lambda tensor, device: libraries.LEGACY_STREAM)
     monkeypatch.setattr(libraries, "_TORCH", library)
@@ -114,16 +116,20 @@ def test_a_tensor_without_memory_is_refused_on_a_gpu(torch_on_gpu, which):
         theirs.step([p.grad])
 
 
-@pytest.mark.parametrize("how", ["class", "function"])
+@pytest.mark.parametrize("how", ["class", "function", "integration"])
 def test_a_graph_that_needs_the_old_numbers_refuses_to_run(torch_on_gpu, how):
     """After the first step, a steady one, and one with a gradient elsewhere."""
     w, grad = torch.ones(3, requires_grad=True), torch.ones(3)
     other = torch.ones(3)  # has no gradient, and is not written
-    opt = cyopt.SGD([w, other], lr=0.5)
+    opt, theirs = cyopt.SGD([w, other], lr=0.5), ours.SGD([w, other], lr=0.5)
     for g in (grad, grad, grad.clone()):
         squares = (w * w).sum()
         if how == "class":
             opt.step([g, None])
+        elif how == "integration":
+            w.grad = g
+            theirs.step()
+            w.grad = None
         else:
             cyopt.sgd_(w, g, lr=0.5)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -137,3 +143,26 @@ def test_a_tensor_of_inference_has_no_version(torch_on_gpu):
         w = torch.ones(3)
     cyopt.SGD([w], lr=0.5).step([torch.ones(3)])
     assert (w == 0.5).all()
+
+
+def test_an_interrupt_behind_a_step_leaves_no_stale_graph(torch_on_gpu, monkeypatch):
+    w = torch.ones(3, requires_grad=True)
+    opt = cyopt.SGD([w], lr=0.5)
+    for _ in range(2):  # a first step, and a steady one
+        squares = (w * w).sum()
+        with interrupt_behind_the_step(monkeypatch):
+            opt.step([torch.ones(3)])
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            squares.backward()
+    assert opt.steps == 2
+
+
+def test_an_older_torch_is_refused_before_the_step(torch_on_gpu, monkeypatch):
+    def one_tensor(tensor):
+        raise TypeError("increment_version(): argument must be a Tensor, not a list")
+
+    monkeypatch.setattr(torch.autograd.graph, "increment_version", one_tensor)
+    w = torch.ones(3)
+    with pytest.raises(RuntimeError, match=r"expected 2\.7 or newer"):
+        cyopt.SGD([w], lr=0.5).step([torch.ones(3)])
+    assert (w == 1).all()

@@ -15,6 +15,6 @@
     streams     on which stream a step is launched, and after which others
     plan        a step: what is launched, in which order; kept: plans of the functional form
 
-Of other packages nothing is imported before an array on a GPU is met, and Numba not before a kernel
-is compiled.
+Of other packages nothing is imported before an array on a GPU is met or `cyopt.info()` is asked,
+and Numba not before a kernel is compiled.
 """

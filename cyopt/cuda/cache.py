@@ -17,6 +17,7 @@ from cyopt.cuda.source import Source
 
 _COMPILERS = ("numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
 _DIGEST_BYTES = 32
+_OLDEST = (7, 5)  # compute capability that the compiler of CUDA 13 knows
 
 
 class _NoFolderError(Exception):
@@ -29,10 +30,15 @@ def folder() -> Path:
         return Path(own)
     import platformdirs
 
+    # Of a user who is unknown to the system, as in some containers, it knows no home: platformdirs
+    # raises, or gives the path from "~" on in its older versions.
     try:
-        return Path(platformdirs.user_cache_dir("cyopt"))
-    except RuntimeError as error:  # a user who is unknown to the system, as in some containers
+        path = Path(platformdirs.user_cache_dir("cyopt"))
+    except RuntimeError as error:
         raise _NoFolderError from error
+    if not path.is_absolute():
+        raise _NoFolderError
+    return path
 
 
 def cubin(source: Source, compute_capability: tuple[int, int]) -> bytes:
@@ -92,18 +98,18 @@ def kernel(source: Source, ordinal: int) -> Any:
     from cuda.core import ObjectCode
 
     device = driver.device(ordinal)
+    if device.compute_capability < _OLDEST:
+        major, minor = device.compute_capability
+        raise RuntimeError(
+            f"GPU {ordinal} has compute capability {major}.{minor}; kernels are compiled for 7.5"
+            " (Turing) and newer ones"
+        )
     try:
         code = cubin(source, device.compute_capability)
     except ImportError as error:
         raise RuntimeError(
             f"the kernel {source.name} cannot be compiled, as a package is missing ({error}):"
             f" {driver.INSTALL}"
-        ) from error
-    except Exception as error:
-        major, minor = device.compute_capability
-        raise RuntimeError(
-            f"the kernel {source.name} cannot be compiled for GPUs of compute capability"
-            f" {major}.{minor} ({error}); {driver.INSTALL} compiles for 7.5 (Turing) and newer ones"
         ) from error
     with device.beside_captures():
         kernel = ObjectCode.from_cubin(code).get_kernel(compiler.entry(code))

@@ -121,7 +121,7 @@ def describe() -> str:
         "import sys; sys.path[:] = filter(None, sys.path)"
         "; from cyopt.cuda import driver as d; print(d.describe_here())"
     )
-    paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+    paths = [str(Path(__file__).parents[2]), *map(str, filter(None, sys.path))]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", code]
     try:
@@ -178,12 +178,11 @@ class Device:
         from cuda.core import Device as CoreDevice
 
         self.ordinal = ordinal
-        self._core = CoreDevice(ordinal)
         self._single = _call("cuDeviceGetCount") == 1
         self._here = _Here()
         self._context = int(_call("cuDevicePrimaryCtxRetain", ordinal))
         self._current_context = partial(_cpu.current_context, _address("cuCtxGetCurrent"))
-        self.compute_capability = tuple(self._core.compute_capability)
+        self.compute_capability = tuple(CoreDevice(ordinal).compute_capability)
 
     def __enter__(self) -> None:
         # Where another context is current, such as one of PyCUDA's, it is so again after the block.
@@ -195,13 +194,18 @@ class Device:
         try:
             if current != self._context:
                 _call("cuCtxPushCurrent", self._context)
-        except BaseException:
-            pushed.pop()
+        except BaseException:  # an interrupt may come behind the push
+            if pushed.pop() and self._current_context() == self._context:
+                _call("cuCtxPopCurrent")
             raise
 
     def __exit__(self, *exception: object) -> None:
-        if self._here.pushed.pop():
-            _call("cuCtxPopCurrent")
+        pushed = self._here.pushed
+        try:
+            if pushed[-1]:
+                _call("cuCtxPopCurrent")
+        finally:
+            pushed.pop()
 
     @contextmanager
     def beside_captures(self) -> Iterator[None]:

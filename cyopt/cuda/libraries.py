@@ -40,7 +40,7 @@ class Library(NamedTuple):
     has_current_stream: bool  # one for all its arrays on a GPU
     device: Callable[[Any], int] | None  # the number of its GPU, which is part of its identity
     is_on_gpu: Callable[[Any], bool]
-    written: Callable[[list[Any]], None] | None = None  # is told of arrays that a step has written
+    written: Callable[[list[Any]], None] | None = None  # is told of arrays that a step writes
     # What follows holds for these types alone, as a subclass may be more than its memory; and C may
     # ask them by DLPack's table of functions, if they have it.
     exact: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ def identity(value: Any) -> Identity:
 
 
 def writers(params: Sequence[Any], given: Sequence[int]) -> Writers:
-    """Who is told that a step has written the given ones of these arrays."""
+    """Who is told that a step writes the given ones of these arrays."""
     members: dict[Callable[[list[Any]], None], list[int]] = {}
     for i in given:
         if written := of(params[i]).written:
@@ -90,7 +90,7 @@ def writers(params: Sequence[Any], given: Sequence[int]) -> Writers:
 
 
 def tell(writers: Writers, params: list[Any]) -> None:
-    """Tell them."""
+    """Tell them, before the step: what is told of a step that fails does no harm."""
     for written, members in writers:
         written(params if len(members) == len(params) else [params[i] for i in members])
 
@@ -206,7 +206,11 @@ def _type_has_interface(value: Any) -> bool:
 
 def _torch_written(values: list[Any]) -> None:
     """As by torch's own optimizers: a graph that needs the old numbers then refuses to run."""
-    sys.modules["torch"].autograd.graph.increment_version(values)
+    torch = sys.modules["torch"]
+    try:
+        torch.autograd.graph.increment_version(values)
+    except (AttributeError, TypeError) as error:
+        raise RuntimeError(f"torch is {torch.__version__}; expected 2.7 or newer") from error
 
 
 def _cupy_interface(value: Any, what: str) -> dict[str, Any]:

@@ -227,7 +227,8 @@ def decide(table, entries, first, last, sums, counts, report, measured):  # type
         decision = load_int(row + 8 * DECISION)
         hyper = load_int(row + 8 * HYPER)
         t = load_int(counts + 8 * number) + 1
-        # All is loaded before anything is stored: behind a store each load would wait by itself.
+        # What is not copied is loaded before anything is stored, and the rest by threes: behind a
+        # store of the one before it each load would wait by itself.
         copies = load_double(hyper + 8 * COPIES) != 0.0
         clip_norm = load_double(hyper + 8 * CLIP_NORM)
         clip_eps = load_double(hyper + 8 * CLIP_EPS)

@@ -144,9 +144,8 @@ class Plan:
             self._rows.set(addresses, np.s_[:, GRAD])
             known.addresses = addresses
             self._known_grads = known
-        done = self._streams.run(stream, self._capturable, self._current, self._launch)
         libraries.tell(self._writers, values)
-        return done
+        return self._streams.run(stream, self._capturable, self._current, self._launch)
 
     def same_params(self, values: list[Any]) -> bool:
         """Whether the parameters lie where they did."""
@@ -158,11 +157,12 @@ class Plan:
         self._gathered = set()  # the memory of former gradients may be another's by now
         params, owners = self._owners(), [None if grad is None else grad.owner for grad in grads]
         self._streams.lend([*params, *owners])
+        self._given = [i for i, grad in enumerate(grads) if grad is not None]
+        self._writers = libraries.writers(params, self._given)
+        libraries.tell(self._writers, params)
         flags = self._capturable, self._current
         done = self._streams.run(stream, *flags, self._anew, grads, norms)
         self._known_grads = libraries.places(owners)
-        self._writers = libraries.writers(params, self._given)
-        libraries.tell(self._writers, params)
         return done
 
     def _owners(self) -> list[Any]:
@@ -175,7 +175,6 @@ class Plan:
         """A step whose gradients are not the last one's: batches are made anew."""
         addresses = [0 if g is None else self._take_grad(i, g) for i, g in enumerate(grads)]
         self._rows.set(np.array(addresses, np.int64), np.s_[:, GRAD])
-        self._given = [i for i, grad in enumerate(grads) if grad is not None]
         self._is_given = np.array([grad is not None for grad in grads], np.int64)
         self._groups_of_given = sorted({self._group_of[i] for i in self._given})
         self._norms = norms

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from cyopt.cuda import libraries
@@ -68,10 +69,17 @@ class Streams:
             for other in others:
                 self._device.order(stream, other)
             try:
-                return action(*args, stream, captured)
-            finally:  # also if an interrupt comes behind the launches
-                for other in others:
-                    self._device.order(other, stream)
+                result = action(*args, stream, captured)
+            except BaseException:  # such as an interrupt behind the launches
+                with suppress(Exception):  # which would hide it
+                    self._order_behind(others, stream)
+                raise
+            self._order_behind(others, stream)
+        return result
+
+    def _order_behind(self, others: Iterable[int], stream: int) -> None:
+        for other in others:
+            self._device.order(other, stream)
 
     def _is_captured(self, streams: Sequence[int]) -> bool:
         """Whether a CUDA graph captures these streams; RuntimeError, if only some of them."""
