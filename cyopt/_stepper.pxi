@@ -44,11 +44,11 @@ cdef class Stepper:
             done = self._gate.run(self._step, params, grads, norms, stream)
         return done if type(done) is bool else None  # `PENDING`: a GPU decides it
 
-    def update(self, key, param, grad):
+    def update(self, key, param, grad, stream=None):
         """Update one array in place and return it; its state is made when `key` is first seen.
 
         Each key has its own step count, which also feeds the schedules; `steps` is the largest.
-        `clip_norm`, `skip_nonfinite` and the norms are of this array alone.
+        `clip_norm`, `skip_nonfinite` and the norms are of this array alone. For `stream` see `step`.
 
         >>> import numpy as np, cyopt
         >>> opt, w = cyopt.SGD(lr=0.5), np.array([1.0, 2.0])
@@ -65,13 +65,15 @@ cdef class Stepper:
                 " first of update(key, param, grad), and an array: to skip a parameter, do not call"
                 " update"
             )
+        done = None
         try:
-            done = self._again(key, param, grad, None, False)
+            if stream is None:
+                done = self._again(key, param, grad, None, False)
+            if done is None:
+                self._gate.run(self._update, key, param, grad, stream)
         except TypeError:
             _check_hashable(key)
             raise
-        if done is None:
-            self._gate.run(self._update, key, param, grad)
         return param
 
     cdef object _again(self, key, params, grads, structure, bint norms):

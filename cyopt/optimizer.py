@@ -253,7 +253,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         self._structure = trees.structure(params)
         self._lists[None] = self._make_list(params)
 
-    def _update(self, key: Hashable, param: Any, grad: Any) -> None:
+    def _update(self, key: Hashable, param: Any, grad: Any, stream: Any) -> None:
         """An update that is not like its key's last one: everything is checked. Inside the gate."""
         new = key not in self._lists
         if new and not _equals_itself(key):
@@ -267,7 +267,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
             self._lists[key] = parameters
             hypers, versions = self._hypers_at(before, parameters)
             waiting = checkpoint.beside(parameters, self._waiting) if new else self._waiting
-            parameters.step(param, grad, None, hypers, versions, False)
+            parameters.step(param, grad, None, hypers, versions, False, stream)
         except BaseException:
             if new and not self._is_pending(key) and parameters.counts[0] == before:
                 self._lists.pop(key, None)

@@ -439,6 +439,20 @@ def test_a_given_stream_is_the_only_one(gpu, stream):
     pair.same()
 
 
+def test_a_stream_given_to_update(gpu):
+    w, g = np.ones(4, np.float32), np.ones(4, np.float32)
+    opt = cyopt.SGD(lr=0.25)
+    for stream in (11, 11, None):
+        gpu.log.clear()
+        opt.update("w", HostArray(w), HostArray(g), stream=stream)
+        assert {entry[1] for entry in gpu.log} == {stream or 1}
+    assert same_bits(w, np.full(4, 0.25, np.float32))
+    with pytest.raises(TypeError, match="expected a key such as a name"):
+        opt.update(["w"], HostArray(w), HostArray(g), stream=11)
+    with pytest.raises(TypeError, match="stream is given, but the parameters are on the CPU"):
+        opt.update("host", w, g, stream=11)
+
+
 def test_streams_that_are_none(gpu):
     pair = Pair(shapes=[(4,)])
     for stream in ("default", -5, True, 2.5j):
