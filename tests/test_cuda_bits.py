@@ -59,7 +59,10 @@ class OnGpu(Run):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_one_pass(gpu, option, dtype, full):
     chosen, whole = random.Random(option + dtype), full and COMPILED
-    formulas = FORMULAS if whole else chosen.sample(FORMULAS, 2)
+    # With skip_nonfinite the GPU alone knows t, whose powers the host would make for libm_pow.
+    skips = "skip_nonfinite" in OPTIONS[option]
+    formulas = [row for row in FORMULAS if not (skips and "libm_pow" in row[1])]
+    formulas = formulas if whole else chosen.sample(formulas, 2)
     for (cls, formula), norms in itertools.product(formulas, (False, True)):
         variant = cls, {**formula, **OPTIONS[option]}
         for kind in CONTENTS if whole else chosen.sample(CONTENTS, 1):
