@@ -72,7 +72,7 @@ SANITIZER = .venv-gpu/lib/python*/site-packages/nvidia/cu13/bin/compute-sanitize
 test-gpu: .venv-gpu/built  ## The tests that need an NVIDIA GPU, and NVIDIA's sanitizer over them.
 	.venv-gpu/bin/python -m pytest tests/gpu
 	$(SANITIZER) --tool memcheck --report-api-errors no --error-exitcode 1 \
-		.venv-gpu/bin/python -m pytest tests/gpu -k "test_graph or test_one_pass and all or test_bits and weight_decay"
+		.venv-gpu/bin/python -m pytest tests/gpu -k "test_graph or more_arrays or test_one_pass and all or test_bits and weight_decay"
 	$(SANITIZER) --tool racecheck --error-exitcode 1 \
 		.venv-gpu/bin/python -m pytest tests/gpu -k test_a_run
 
