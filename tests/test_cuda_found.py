@@ -242,6 +242,14 @@ def test_a_kernel_is_compiled_where_the_user_has_no_folder_for_it(monkeypatch, t
     assert not list(tmp_path.iterdir())
 
 
+def test_the_norm_of_arrays_whose_sums_are_equal(gpu):
+    """Each has a place of its own when they are put in order."""
+    grads = [np.full(4, x) for x in (0.5, 2.0, 0.5, 0.5, 2.0)]
+    opt = cyopt.SGD([HostArray(np.ones(4)) for _ in grads], clip_norm=100.0)
+    opt.step([HostArray(grad) for grad in grads])
+    assert opt.grad_norm == np.sqrt(35)
+
+
 def test_a_gradient_on_the_cpu(gpu):
     opt, grads = one()
     with pytest.raises(ValueError, match=r"is on GPU 0; copy it there: cupy\.asarray"):
