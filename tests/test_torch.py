@@ -410,10 +410,10 @@ def become_half(p):
     p.grad = torch.ones(4, dtype=torch.float16)
 
 
-class OnDevice:
-    """What cyopt asks of a tensor on another device first."""
-
-    is_cpu, is_cuda, device, grad = False, False, "xpu:0", torch.ones(4)
+def without_memory():
+    p = torch.ones(4, device="meta", requires_grad=True)
+    p.grad = torch.ones(4, device="meta")
+    return p
 
 
 @pytest.mark.parametrize(
@@ -430,8 +430,12 @@ class OnDevice:
         (lambda p, o: setattr(p, "data", torch.ones(8)[::2]), "contiguous"),
         (lambda p, o: setattr(p, "data", torch.ones(1).expand(4)), "contiguous|read-only"),
         (
-            lambda p, o: o.param_groups[0].update(params=[p, OnDevice()]),
-            "is on xpu:0; expected a CPU or",
+            lambda p, o: o.param_groups[0].update(params=[p, without_memory()]),
+            "is on meta; expected",
+        ),
+        (
+            lambda p, o: o.param_groups[0].update(params=[without_memory(), p]),
+            "on meta, whose memory",
         ),
     ],
 )

@@ -20,28 +20,44 @@ _is_neg, is_contiguous = torch.Tensor.is_neg, torch.Tensor.is_contiguous
 ZERO = torch.tensor(0.0, dtype=torch.float32, device="cpu")
 
 
-def arrays_of(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Parameters, their gradients and state: as NumPy has the same memory, or on a GPU."""
-    # Dense in another order of dimensions, as channels_last.
+def in_memory_order(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Parameters, gradients and state with the parameters' dimensions as they lie in memory.
+
+    Parameters may be dense in another order of them, as channels_last is.
+    """
+    columns = {name: list(column) for name, column in columns.items()}
     for i in compress(count(), map(not_, map(is_contiguous, columns["param"]))):
         strides = columns["param"][i].stride()
         axes = np.argsort([-stride for stride in strides], kind="stable").tolist()
         for column in columns.values():
             column[i] = column[i].detach().permute(axes)
-    if any(map(_is_neg, columns["grad"])):
-        columns["grad"] = [grad.resolve_neg() for grad in columns["grad"]]
+    return columns
+
+
+def arrays_of(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Parameters, their gradients and state: as NumPy has the same memory, or on a GPU."""
     if columns["param"][0].is_cuda:
-        return columns
-    n, tensors = len(columns["param"]), list(chain(*columns.values()))
+        return _resolved(columns) if any(map(_is_neg, columns["grad"])) else columns
+    tensors = list(chain(*columns.values()))
     arrays = _TABLE.arrays(tensors) if _TABLE and _are_plain(tensors) else None
     if arrays is None:
-        arrays = [_numpy(tensor) for tensor in tensors]
+        arrays = [_numpy(tensor) for tensor in chain(*_resolved(columns).values())]
+    n = len(columns["param"])
     return {name: arrays[n * k : n * (k + 1)] for k, name in enumerate(columns)}
+
+
+def _resolved(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """With gradients whose numbers are those in memory, which are negated in a negated view's."""
+    return {**columns, "grad": [grad.resolve_neg() for grad in columns["grad"]]}
 
 
 def _are_plain(tensors: list[Any]) -> bool:
     """Whether they are what lies in their memory."""
-    return set(map(type, tensors)) <= _PLAIN and not any(map(_is_neg, tensors))
+    return _are_exact(tensors) and not any(map(_is_neg, tensors))
+
+
+def _are_exact(tensors: list[Any]) -> bool:
+    return set(map(type, tensors)) <= _PLAIN
 
 
 def integers(counters: list[Any]) -> list[int]:
@@ -51,8 +67,8 @@ def integers(counters: list[Any]) -> list[int]:
 
 
 def add_one(counters: list[Any]) -> None:
-    """Add one to each counter, in place."""
-    if not (_TABLE and _are_plain(counters) and _TABLE.count(counters)):
+    """Add one to each counter that `integers` has told, in place."""
+    if not (_TABLE and _are_exact(counters) and _TABLE.count(counters)):
         torch._foreach_add_(counters, 1)
 
 
@@ -97,9 +113,9 @@ def _numpy(tensor: Any) -> np.ndarray[Any, Any]:
     except (TypeError, RuntimeError) as error:
         raise TypeError(
             f"a tensor of the step is a {type(tensor).__name__} of {tensor.dtype}, {tensor.layout}"
-            f" and shape {tuple(tensor.shape)}, whose memory torch does not show ({error});"
-            " expected a dense torch.Tensor of float32 or float64: convert it by .float(),"
-            " .to_dense() or .resolve_neg()"
+            f" and shape {tuple(tensor.shape)} on {tensor.device}, whose memory torch does not show"
+            f" ({error}); expected a dense torch.Tensor of float32 or float64 on a CPU or NVIDIA"
+            " GPU: convert it by .float(), .to_dense(), .resolve_neg() or .cpu()"
         ) from error
     if array.size and not tensor.data_ptr():
         raise ValueError("a tensor has no memory: its storage was resized to 0; give it some first")

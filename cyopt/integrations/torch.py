@@ -46,6 +46,7 @@ from cyopt.integrations._tensors import (  # noqa: E402
     ZERO,
     add_one,
     arrays_of,
+    in_memory_order,
     integers,
     is_alike,
     is_contiguous,
@@ -110,14 +111,20 @@ class _Steps:
                 )
         slots = self._slots(group)
         numbers = self._numbers(group)
-        params = [p for p in group["params"] if p.grad is not None]
-        for p in params:
+        grads = [p.grad for p in group["params"]]
+        given = [grad is not None for grad in grads]
+        params = list(compress(group["params"], given))
+        devices = list(map(_device, params))
+        for p in dict(zip(devices, params, strict=True)).values():  # one of each
             if not (p.is_cuda or p.is_cpu):
                 raise TypeError(f"a parameter is on {p.device}; expected a CPU or NVIDIA GPU")
-        columns = {"param": params, "grad": [p.grad for p in params]}
-        states, new, changed = self._add_states(columns, slots)
+        columns = {"param": params, "grad": list(compress(grads, given))}
+        are_contiguous = all(map(is_contiguous, params))
+        states, new, changed = self._add_states(columns, slots, are_contiguous)
+        if not are_contiguous:
+            columns = in_memory_order(columns)
         calls: dict[tuple[int, int], list[int]] = defaultdict(list)  # by step and device
-        for i, place in enumerate(zip(self._done(states, new), map(_device, params), strict=True)):
+        for i, place in enumerate(zip(self._done(states, new), devices, strict=True)):
             calls[place].append(i)
         for (done, device), members in calls.items():
             own = {name: [column[i] for i in members] for name, column in columns.items()}
@@ -128,7 +135,7 @@ class _Steps:
                 increment_version([params[i] for i in members])
 
     def _add_states(
-        self, columns: dict[str, list[Any]], slots: tuple[str, ...]
+        self, columns: dict[str, list[Any]], slots: tuple[str, ...], are_contiguous: bool
     ) -> tuple[list[dict[str, Any]], list[bool], set[int]]:
         """Add the columns of state arrays.
 
@@ -140,7 +147,6 @@ class _Steps:
         new, changed = list(map(not_, states)), set()
         for i in compress(count(), new):
             states[i] = {}
-        dense = all(map(is_contiguous, params))
         for slot in slots:
             column = columns[slot] = [state.get(slot) for state in states]
             for i in compress(count(), [array is None for array in column]):
@@ -152,7 +158,7 @@ class _Steps:
                 new[i], column[i] = True, self._first(params[i])
                 states[i] = {**states[i], slot: column[i]}
                 changed.add(i)
-            if dense and all(map(is_contiguous, column)):
+            if are_contiguous and all(map(is_contiguous, column)):
                 continue
             for i in compress(count(), map(ne, map(_strides, column), map(_strides, params))):
                 if is_alike(column[i], params[i]):
