@@ -3,14 +3,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cyopt.arrays import Array, Written
-from cyopt.given import Layout
+from cyopt.arrays import Array, Counts, Written
+from cyopt.given import GroupSpec
 from cyopt.hyper import Hyper
-from cyopt.parameters import ParameterList
+from cyopt.parameters import ParameterList, Versions
 from cyopt.trees import Node
 
-Versions = list[tuple["Version", int]]
-Counts = np.ndarray[Any, np.dtype[np.int64]]
 Result = TypeVar("Result")
 
 COMPILER: str
@@ -116,7 +114,6 @@ class Launch:
     def __call__(self, scalars: bytes = b"") -> None: ...
 
 class Places:
-    forms: list[Any]
     addresses: Counts
     def __init__(
         self,
@@ -133,7 +130,7 @@ class Plan:
         params: Sequence[Array],
         states: Sequence[Sequence[Array | None]],
         averages: Sequence[Array | None],
-        layouts: Sequence[Layout],
+        layouts: Sequence[GroupSpec],
         group_of: Sequence[int],
         counts: Counts,
         steps: Counts,

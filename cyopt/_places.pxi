@@ -25,7 +25,7 @@ cdef class Places:
     can be reshaped and nothing else; its shape is then second in the tuple. None stands where no
     array is.
     """
-    cdef readonly list forms        # of each array: None, bytes of the numbers, or the tuple
+    cdef list _forms                # of each array: None, bytes of the numbers, or the tuple
     cdef public cnp.ndarray addresses
     cdef list _first                # weak references to those that can only be reshaped
     cdef object _asked
@@ -38,10 +38,10 @@ cdef class Places:
         cdef int64_t address
         cdef int64_t numbers[MOST_NUMBERS]
         self._asked = asked
-        self.forms, self._first = [], []
+        self._forms, self._first = [], []
         self.addresses = np.empty(len(values), np.int64)
         for i, value in enumerate(values):
-            self.forms.append(self._form(value, &address, numbers))
+            self._forms.append(self._form(value, &address, numbers))
             self.addresses[i] = address
             lasts = value is not None and self._only_reshaped
             self._first.append(PyWeakref_NewRef(value, None) if lasts else None)
@@ -49,7 +49,7 @@ cdef class Places:
     def find(self, list values):
         """The addresses of arrays that are as these; None if one is not. If all lie where these
         do, it is the same object as `addresses`."""
-        cdef ptrdiff_t i, n = len(self.forms)
+        cdef ptrdiff_t i, n = len(self._forms)
         cdef int64_t address
         cdef int64_t numbers[MOST_NUMBERS]
         cdef cnp.ndarray before = self.addresses, found = before
@@ -70,7 +70,7 @@ cdef class Places:
         cdef size_t n
         cdef ptrdiff_t j
         cdef tuple identity
-        form = self.forms[i]
+        form = self._forms[i]
         address[0] = 0
         if value is None or form is None:
             return value is form

@@ -64,7 +64,7 @@ cdef class Plan:
     cdef readonly object written    # the argument, to check new gradients with
     cdef readonly int team          # for how many threads the last step was cut: for tests
 
-    def __cinit__(self, params, states, averages, layouts, group_of, counts, steps, measured,
+    def __cinit__(self, params, states, averages, group_specs, group_of, counts, steps, measured,
                   written, bint keyed=False):
         cdef ptrdiff_t i, j
         cdef cnp.ndarray param, state
@@ -76,7 +76,7 @@ cdef class Plan:
         self._averages, self.written = averages, written
         self._counts, self._steps, self._measured, self._keyed = counts, steps, measured, keyed
         self._n, self._n_written = len(params), len(written.begins)
-        self._n_groups = len(layouts)
+        self._n_groups = len(group_specs)
         self._arrays = <cyopt_array *>PyMem_Calloc(self._n, sizeof(cyopt_array))
         self._sets = <cyopt_scalars *>PyMem_Calloc(self._n, sizeof(cyopt_scalars))
         self._set_keys = <SetKey *>PyMem_Calloc(self._n, sizeof(SetKey))
@@ -93,11 +93,11 @@ cdef class Plan:
             self._arrays[i].size = cnp.PyArray_SIZE(param)
             self._arrays[i].dtype = _dtype(param)
             self._arrays[i].param = cnp.PyArray_DATA(param)
-            layout = layouts[group_of[i]]
-            self._info[i].casts = layout.cast_grads
-            self._info[i].copies = not layout.average_from_zeros
-            self._arrays[i].zero_grad = layout.zero_grads
-            self._zeroes = self._zeroes or layout.zero_grads
+            group_spec = group_specs[group_of[i]]
+            self._info[i].casts = group_spec.cast_grads
+            self._info[i].copies = not group_spec.average_from_zeros
+            self._arrays[i].zero_grad = group_spec.zero_grads
+            self._zeroes = self._zeroes or group_spec.zero_grads
             if averages[i] is not None:
                 state = averages[i]
                 self._arrays[i].average = cnp.PyArray_DATA(state)

@@ -15,6 +15,7 @@ from cyopt.cuda.libraries import NEGATED, is_on_gpu
 
 # Or a DeviceArray, which has all that is asked of one here but elements that Python can look at.
 Array = np.ndarray[Any, Any]
+Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 # A set, whose hashes tell apart what compares equal: a long double of 64 bits, fields beside it.
 DTYPES = frozenset({np.dtype(np.float32), np.dtype(np.float64)})

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cyopt import _cpu
-from cyopt.given import Layout
-from cyopt.group import Group, layout
+from cyopt.given import GroupSpec
+from cyopt.group import Group, group_spec
 from cyopt.optimizer import Optimizer
 
 # Calls that are kept, and their parameters: 2.5 KB for each call and half a KB for each parameter.
 _MOST_CALLS, _MOST_PARAMS = 1024, 16_384
 _kept: dict[bytes, _cpu.Call] = {}
-_groups: dict[tuple[type[Optimizer], str, str], tuple[Group, Layout]] = {}
+_groups: dict[tuple[type[Optimizer], str, str], tuple[Group, GroupSpec]] = {}
 
 
 class Numbers(NamedTuple):
@@ -70,7 +70,7 @@ def keep(key: bytes | None, call: _cpu.Call) -> None:
     _kept[key] = call
 
 
-def group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> tuple[Group, Layout]:
+def group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> tuple[Group, GroupSpec]:
     """The class's numbers; making them takes longer than a small step, so the last ones are kept.
 
     Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well. Not
@@ -80,7 +80,7 @@ def group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> tuple[Gr
     made = _groups.get(key) if key is not None else None
     if made is None:
         group = cls.like(like, **given).groups[0]
-        made = group, layout(group, {})
+        made = group, group_spec(group, {})
         if len(_groups) >= 256:
             _groups.clear()
         if key is not None:

@@ -110,9 +110,8 @@ REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
 def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters in `framework` that differ from PyTorch's.
 
-    Of the first of `classes`, a class and its bases, that is one of cyopt's own.
-
-    `given` is what the user passes. Raises ValueError for a framework that is not known, a class
+    `classes` are a class and its bases; the first that is cyopt's own has a row. `given` is what
+    the user passes. Raises ValueError for a framework that is not known, a class
     that it lacks, or what cannot be expressed; TypeError for a missing argument that it requires.
     """
     if not isinstance(framework, str) or framework not in FRAMEWORKS:
@@ -140,7 +139,9 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
 
 
 def _name(classes: Iterable[type]) -> str:
-    return next((c.__name__ for c in classes if c.__name__ in FRAMEWORKS["torch"]), "")
+    """Of the first of cyopt's own classes; a subclass may have the name of another one."""
+    own = (cls.__name__ for cls in classes if cls.__module__ == "cyopt.optimizers")
+    return next((name for name in own if name in FRAMEWORKS["torch"]), "")
 
 
 def refuse(framework: str, classes: Iterable[type], given: Mapping[str, Any]) -> None:

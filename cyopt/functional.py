@@ -25,7 +25,7 @@ import numpy as np
 from cyopt import _cpu, calls, optimizers
 from cyopt.arrays import as_array_on, check_like, check_param, device_of, same_order
 from cyopt.cuda.libraries import is_on_gpu
-from cyopt.given import Layout, as_grads, as_params
+from cyopt.given import GroupSpec, as_grads, as_params
 from cyopt.group import Group
 from cyopt.hyper import INITIAL, Hyper, checked_number, is_scheduled
 from cyopt.measured import measurements
@@ -192,7 +192,7 @@ def _replaced(
 
 def _hyper(
     cls: type[Optimizer], like: str, given: dict[str, Any], own: calls.Numbers, step: int
-) -> tuple[Group, Layout, Hyper]:
+) -> tuple[Group, GroupSpec, Hyper]:
     """The numbers of a step, by way of the class: the same defaults and the same checks."""
     for name, value in given.items():
         if name in INITIAL:
@@ -209,7 +209,7 @@ def _hyper(
         if getattr(own, name) is not None
     }
     placeholder = {"lr": 0.0} if "step_size" in scalars else {}
-    group, own_layout = calls.group_of(cls, like, {**placeholder, **given})
+    group, group_spec = calls.group_of(cls, like, {**placeholder, **given})
     hyper = group.at(step - 1)
     if scalars:
         hyper = hyper._replace(**scalars)
@@ -219,7 +219,7 @@ def _hyper(
             raise TypeError("lr is missing; beside step_size, decoupled weight decay needs it")
         if "lr" in given and not decays:
             raise TypeError("lr and step_size are given; step_size replaces lr: pass one of them")
-    return group, own_layout, hyper
+    return group, group_spec, hyper
 
 
 def _step(
@@ -240,13 +240,13 @@ def _step(
     done = calls.again(key, given, numbers, param, grad, arrays, average)
     if done is not None:
         return done
-    group, own_layout, hyper, used = _checked(cls, states, like, given, numbers, average)
+    group, group_spec, hyper, used = _checked(cls, states, like, given, numbers, average)
     values, grads, columns = _as_lists(param, grad, used)
     on_gpu = bool(values) and is_on_gpu(values[0])
     if on_gpu:
         from cyopt.cuda import kept
 
-        gpu_key = kept.key_of(own_layout, values)
+        gpu_key = kept.key_of(group_spec, values)
         arrays_there = list(chain(values, *columns.values()))
         held = kept.find(gpu_key, arrays_there)
         done = held.call(values, grads, hyper, step) if held else None
@@ -261,13 +261,13 @@ def _step(
         for i, array in enumerate(params)
     ]
     written = written_ranges(names, params, rows)
-    checked = as_grads(grads, names, params, [own_layout] * len(params), written)
+    checked = as_grads(grads, names, params, [group_spec] * len(params), written)
     plan_of: Any = kept.KeptPlan if on_gpu else _cpu.Plan
     plan = plan_of(
         params,
-        [[row[s] if s else None for s in own_layout.slots] for row in rows],
+        [[row[s] if s else None for s in group_spec.slots] for row in rows],
         [row.get(AVERAGE) for row in rows],
-        [own_layout],
+        [group_spec],
         [0] * len(params),
         np.full(len(params), step - 1, np.int64),
         np.zeros(1, np.int64),
@@ -291,7 +291,7 @@ def _checked(
     given: dict[str, Any],
     numbers: calls.Numbers,
     average: Any,
-) -> tuple[Group, Layout, Hyper, dict[str, Any]]:
+) -> tuple[Group, GroupSpec, Hyper, dict[str, Any]]:
     """The numbers of a step, and the state and average that it uses."""
     step = numbers.step
     whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
@@ -299,16 +299,16 @@ def _checked(
         raise TypeError(f"step is {step!r}; expected an integer from 1: 1 in the first step")
     if average is None and given.get("ema") is not None:
         raise TypeError("ema is given without average, the array that holds the average")
-    group, own_layout, hyper = _hyper(cls, like, given, numbers, int(step))
+    group, group_spec, hyper = _hyper(cls, like, given, numbers, int(step))
     if average is not None and group.ema is None:
         raise TypeError("average is given without ema, its decay, such as 0.999")
     for name, value in states.items():
-        if (value is None) != (name not in own_layout.slots):
+        if (value is None) != (name not in group_spec.slots):
             need = "is needed" if value is None else "is given but not used"
             raise TypeError(f"{name} {need} by {hyper.rule} with these hyperparameters")
-    used = {name: states[name] for name in own_layout.slots if name}
+    used = {name: states[name] for name in group_spec.slots if name}
     used = used if average is None else {**used, AVERAGE: average}
-    return group, own_layout, hyper, used
+    return group, group_spec, hyper, used
 
 
 def _as_lists(

@@ -43,7 +43,7 @@ class Spec(NamedTuple):
         return f"{self.dtype.name} of shape {self.shape} in {order} order{place}"
 
 
-class Layout(NamedTuple):
+class GroupSpec(NamedTuple):
     """What a group keeps for each parameter, and does with its gradient."""
 
     slots: tuple[str, ...]  # of the rule's state in order, "" where this variant uses none
@@ -88,21 +88,21 @@ def as_same_params(
 
 
 def _as_grad(
-    value: Any, name: str, like: Array | Spec, layout: Layout, written: Written
+    value: Any, name: str, like: Array | Spec, group_spec: GroupSpec, written: Written
 ) -> Array | None:
     """The gradient of a parameter like this as an array that a step can read; None skips."""
     if value is None:
         return None
     what = f"gradient of {name!r}"
-    if isinstance(value, np.float32 | np.float64) and not layout.zero_grads:
+    if isinstance(value, np.float32 | np.float64) and not group_spec.zero_grads:
         value = np.asarray(value)  # what NumPy makes of 0-d arrays
     # A view: nobody else can change its shape while it is read.
     device = like.device if isinstance(like, Spec) else device_of(like)
-    array = as_array_on(value, device, what, layout.zero_grads).view()
-    cast = layout.cast_grads and array.dtype == np.float64
+    array = as_array_on(value, device, what, group_spec.zero_grads).view()
+    cast = group_spec.cast_grads and array.dtype == np.float64
     check_like(array, like.shape, array.dtype if cast else like.dtype, what)
     check_read(array, what, written)
-    if layout.zero_grads:
+    if group_spec.zero_grads:
         check_zeroed(array, what)
     return array
 
@@ -111,12 +111,12 @@ def as_grads(
     values: Sequence[Any],
     names: Sequence[str],
     likes: Sequence[Array | Spec],
-    layouts: Sequence[Layout],
+    group_specs: Sequence[GroupSpec],
     written: Written,
 ) -> list[Array | None]:
     """The gradients of all parameters, checked in full; those that are set to zero are apart."""
-    grads = [_as_grad(*row, written) for row in zip(values, names, likes, layouts, strict=True)]
-    if any(layout.zero_grads for layout in layouts):
+    grads = [_as_grad(*row, written) for row in zip(values, names, likes, group_specs, strict=True)]
+    if any(group_spec.zero_grads for group_spec in group_specs):
         places = [f"gradient of {name!r}" for name in names]
-        check_apart(grads, places, [layout.zero_grads for layout in layouts])
+        check_apart(grads, places, [group_spec.zero_grads for group_spec in group_specs])
     return grads

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cyopt import _cpu, conventions
-from cyopt.given import Layout
+from cyopt.given import GroupSpec
 from cyopt.hints import unknown_name
 from cyopt.hyper import (
     FIXED,
@@ -208,9 +208,9 @@ def format_values(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
-def layout(group: Group, initial_values: Mapping[str, str]) -> Layout:
+def group_spec(group: Group, initial_values: Mapping[str, str]) -> GroupSpec:
     """What a group keeps for each parameter, and does with its gradient."""
-    return Layout(
+    return GroupSpec(
         slots=RULES[group.rule].state,
         initial={state: getattr(group, name) for state, name in initial_values.items()},
         averages=group.ema is not None,
@@ -242,8 +242,8 @@ def hypers_at(
     return [group.at(steps, dtypes) for group, dtypes in zip(groups, dtypes_of, strict=True)]
 
 
-class OneGroup:
-    """A hyperparameter of an optimizer that has one group; with several, ask the group."""
+class Hyperparameter:
+    """An attribute of optimizers: the hyperparameter of the one group; several have their own."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -267,7 +267,7 @@ class OneGroup:
 def hyperparameters(cls: type) -> frozenset[str]:
     """The names of the hyperparameters of an optimizer class."""
     members = [item for base in cls.__mro__ for item in vars(base).items()]
-    return frozenset(name for name, member in members if isinstance(member, OneGroup))
+    return frozenset(name for name, member in members if isinstance(member, Hyperparameter))
 
 
 class CommonAttributes:
@@ -275,19 +275,19 @@ class CommonAttributes:
 
     __slots__ = ()
 
-    lr = OneGroup()
-    weight_decay = OneGroup()
-    decoupled_weight_decay = OneGroup()
-    weight_decay_order = OneGroup()
-    maximize = OneGroup()
-    grad_scale = OneGroup()
-    clip_norm = OneGroup()
-    clip_scope = OneGroup()
-    clip_eps = OneGroup()
-    clip_value = OneGroup()
-    skip_nonfinite = OneGroup()
-    zero_grads = OneGroup()
-    cast_grads = OneGroup()
-    capturable = OneGroup()
-    ema = OneGroup()
-    ema_init = OneGroup()
+    lr = Hyperparameter()
+    weight_decay = Hyperparameter()
+    decoupled_weight_decay = Hyperparameter()
+    weight_decay_order = Hyperparameter()
+    maximize = Hyperparameter()
+    grad_scale = Hyperparameter()
+    clip_norm = Hyperparameter()
+    clip_scope = Hyperparameter()
+    clip_eps = Hyperparameter()
+    clip_value = Hyperparameter()
+    skip_nonfinite = Hyperparameter()
+    zero_grads = Hyperparameter()
+    cast_grads = Hyperparameter()
+    capturable = Hyperparameter()
+    ema = Hyperparameter()
+    ema_init = Hyperparameter()

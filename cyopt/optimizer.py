@@ -14,10 +14,10 @@ from cyopt.group import (
     Group,
     current_params,
     format_values,
+    group_spec,
     hyperparameters,
     hypers_at,
     is_groups,
-    layout,
 )
 from cyopt.hints import unknown_name
 from cyopt.hyper import Hyper, without_meaning
@@ -170,10 +170,10 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         group_of: Sequence[int],
         keyed: bool = False,
     ) -> ParameterList:
-        layouts = [layout(group, self.initial_values) for group in self.groups]
+        group_specs = [group_spec(group, self.initial_values) for group in self.groups]
         shared = (self._steps, self._measured, self._plan_type, keyed)
         with np.errstate(over="ignore"):  # `check_initial` refuses what overflows
-            made = ParameterList(names, values, group_of, layouts, *shared)
+            made = ParameterList(names, values, group_of, group_specs, *shared)
         for group, dtypes in zip(self.groups, made.dtypes_of, strict=True):
             if not keyed:  # a key has a count of its own, and is checked when it steps
                 group.at(self.steps, dtypes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cyopt.group import OneGroup
+from cyopt.group import Hyperparameter
 from cyopt.hyper import COMMON, Common, Number
 from cyopt.optimizer import Optimizer
 
@@ -80,10 +80,10 @@ class SGD(Optimizer):
     """
 
     __slots__ = ()
-    momentum = OneGroup()
-    dampening = OneGroup()
-    nesterov = OneGroup()
-    momentum_form = OneGroup()
+    momentum = Hyperparameter()
+    dampening = Hyperparameter()
+    nesterov = Hyperparameter()
+    momentum_form = Hyperparameter()
 
     def __init__(
         self,
@@ -145,10 +145,10 @@ class AdaGrad(Optimizer):
 
     __slots__ = ()
     initial_values: ClassVar = {"sum": "initial_accumulator_value"}
-    lr_decay = OneGroup()
-    initial_accumulator_value = OneGroup()
-    eps = OneGroup()
-    eps_inside_sqrt = OneGroup()
+    lr_decay = Hyperparameter()
+    initial_accumulator_value = Hyperparameter()
+    eps = Hyperparameter()
+    eps_inside_sqrt = Hyperparameter()
 
     def __init__(
         self,
@@ -198,13 +198,13 @@ class RMSProp(Optimizer):
 
     __slots__ = ()
     initial_values: ClassVar = {"square_avg": "initial_square_avg"}
-    alpha = OneGroup()
-    eps = OneGroup()
-    momentum = OneGroup()
-    centered = OneGroup()
-    eps_inside_sqrt = OneGroup()
-    momentum_form = OneGroup()
-    initial_square_avg = OneGroup()
+    alpha = Hyperparameter()
+    eps = Hyperparameter()
+    momentum = Hyperparameter()
+    centered = Hyperparameter()
+    eps_inside_sqrt = Hyperparameter()
+    momentum_form = Hyperparameter()
+    initial_square_avg = Hyperparameter()
 
     def __init__(
         self,
@@ -260,12 +260,12 @@ class Adam(Optimizer):
     """
 
     __slots__ = ()
-    betas = OneGroup()
-    eps = OneGroup()
-    amsgrad = OneGroup()
-    eps_hat = OneGroup()
-    bias_correction = OneGroup()
-    libm_pow = OneGroup()
+    betas = Hyperparameter()
+    eps = Hyperparameter()
+    amsgrad = Hyperparameter()
+    eps_hat = Hyperparameter()
+    bias_correction = Hyperparameter()
+    libm_pow = Hyperparameter()
 
     def __init__(
         self,

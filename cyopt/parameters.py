@@ -12,6 +12,7 @@ import numpy as np
 from cyopt import _cpu, trees
 from cyopt.arrays import (
     Array,
+    Counts,
     Written,
     as_own,
     check_written,
@@ -20,11 +21,10 @@ from cyopt.arrays import (
     full_like,
 )
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.given import Layout, Spec, as_grads, as_params, as_same_params
+from cyopt.given import GroupSpec, Spec, as_grads, as_params, as_same_params
 from cyopt.hyper import Hyper
 from cyopt.measured import Done
 
-Counts = np.ndarray[Any, np.dtype[np.int64]]
 Versions = list[tuple[_cpu.Version, int]]  # of the groups, when their hypers were taken
 AVERAGE = "average"  # the state that holds the parameter's average
 
@@ -32,7 +32,7 @@ AVERAGE = "average"  # the state that holds the parameter's average
 class ParameterList:
     """Parameters in a fixed order, each with a name, a group, its state and its own step count.
 
-    `layouts` has one for each group. `steps` is the optimizer's counter, which a step counts up
+    `group_specs` has one for each group. `steps` is the optimizer's counter, which a step counts up
     with its own: no signal handler can run between the arrays' change and the counters'. With
     `keyed` it is the most that any list has counted. `measured` takes what a step measures.
     """
@@ -42,7 +42,7 @@ class ParameterList:
         names: Sequence[str],
         values: Sequence[Any],
         group_of: Sequence[int],
-        layouts: Sequence[Layout],
+        group_specs: Sequence[GroupSpec],
         steps: Counts,
         measured: Array,
         plan_type: type[Any] = _cpu.Plan,
@@ -56,13 +56,13 @@ class ParameterList:
         self.specs = [Spec.of(array) for array in arrays]
         self.dtypes_of = [
             {spec.dtype for spec, of in zip(self.specs, group_of, strict=True) if of == g}
-            for g in range(len(layouts))
+            for g in range(len(group_specs))
         ]
         self.device = device_of(arrays[0]) if arrays else None
-        _check_capturable(layouts, self.device, bool(arrays))
-        self.layouts = list(layouts)
-        self.layout_of = [layouts[g] for g in group_of]
-        self.state = list(map(_new_state, arrays, self.layout_of))
+        _check_capturable(group_specs, self.device, bool(arrays))
+        self.group_specs = list(group_specs)
+        self.group_spec_of = [group_specs[g] for g in group_of]
+        self.state = list(map(_new_state, arrays, self.group_spec_of))
         self.counts = np.zeros(len(names), np.int64)
         self.steps, self.measured, self.keyed = steps, measured, keyed
         self.plan_type = plan_type
@@ -139,7 +139,7 @@ class ParameterList:
         if stream is not None and self.device is None:
             raise TypeError("stream is given, but the parameters are on the CPU: leave it out")
         if self.device is not None and versions is None:
-            _check_schedules(self.layouts, hypers)
+            _check_schedules(self.group_specs, hypers)
         where = () if self.device is None else (stream,)
         plan = self.plan
         if plan is not None:
@@ -153,7 +153,7 @@ class ParameterList:
             self.drop_plan()
             plan = self.plan = self._make_plan(values)
             plan.set_hypers(hypers, versions)
-        checked = as_grads(given, self.names, self.specs, self.layout_of, plan.written)
+        checked = as_grads(given, self.names, self.specs, self.group_spec_of, plan.written)
         if self.device is None and not all(isinstance(value, np.ndarray) for value in values):
             self.plan = None  # DLPack's addresses are good for one step
         done = plan.run(checked, norms, *where)
@@ -168,11 +168,11 @@ class ParameterList:
         params = self.params(values)
         written = written_ranges(self.names, params, self.state)
         states = [
-            [state[s] if s else None for s in layout.slots]
-            for state, layout in zip(self.state, self.layout_of, strict=True)
+            [state[s] if s else None for s in group_spec.slots]
+            for state, group_spec in zip(self.state, self.group_spec_of, strict=True)
         ]
         averages = [state.get(AVERAGE) for state in self.state]
-        arrays = (params, states, averages, self.layouts, self.group_of)
+        arrays = (params, states, averages, self.group_specs, self.group_of)
         counters = (self.counts, self.steps, self.measured)
         made = _plan_class(self.device, self.plan_type)
         return made(*arrays, *counters, written, self.keyed)
@@ -189,16 +189,16 @@ def _check_distinct(names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _check_capturable(layouts: Sequence[Layout], device: int | None, known: bool) -> None:
-    if known and device is None and any(layout.capturable for layout in layouts):
+def _check_capturable(group_specs: Sequence[GroupSpec], device: int | None, known: bool) -> None:
+    if known and device is None and any(group_spec.capturable for group_spec in group_specs):
         raise ValueError(
             "capturable is True, but the parameters are on the CPU, which has no CUDA graphs; leave"
             " it out"
         )
 
 
-def _check_schedules(layouts: Sequence[Layout], hypers: Sequence[Hyper]) -> None:
-    if any(x.capturable for x in layouts) or any(x.skip_nonfinite for x in hypers):
+def _check_schedules(group_specs: Sequence[GroupSpec], hypers: Sequence[Hyper]) -> None:
+    if any(x.capturable for x in group_specs) or any(x.skip_nonfinite for x in hypers):
         raise ValueError(
             "a hyperparameter is a schedule of the number of steps, which with skip_nonfinite or"
             " capturable the GPU alone knows; set the number before each step instead"
@@ -230,13 +230,13 @@ def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[s
             )
 
 
-def _new_state(param: Array, layout: Layout) -> dict[str, Array]:
+def _new_state(param: Array, group_spec: GroupSpec) -> dict[str, Array]:
     """The state of a parameter that has not made a step."""
-    slots = enumerate(layout.slots)
-    state = {s: full_like(param, layout.initial.get(s, 0.0), j) for j, s in slots if s}
-    if layout.averages:
-        state[AVERAGE] = full_like(param, 0.0, len(layout.slots))
-        if not layout.average_from_zeros:
+    slots = enumerate(group_spec.slots)
+    state = {s: full_like(param, group_spec.initial.get(s, 0.0), j) for j, s in slots if s}
+    if group_spec.averages:
+        state[AVERAGE] = full_like(param, 0.0, len(group_spec.slots))
+        if not group_spec.average_from_zeros:
             if isinstance(param, DeviceArray):
                 state[AVERAGE].copy_from(param)
             else:

@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from cyopt import rules
-from cyopt.arrays import Array, Written
+from cyopt.arrays import Array, Counts, Written
 from cyopt.hyper import Hyper
 from cyopt.measured import measurements
 
-Counts = np.ndarray[Any, np.dtype[np.int64]]
-
 if TYPE_CHECKING:
-    from cyopt.given import Layout
+    from cyopt.given import GroupSpec
     from cyopt.optimizer import Optimizer
 
     Opt = TypeVar("Opt", bound=Optimizer)
@@ -85,7 +83,7 @@ class Plan:
         params: Sequence[Array],
         states: Sequence[Sequence[Array | None]],
         averages: Sequence[Array | None],
-        layouts: Sequence[Layout],
+        group_specs: Sequence[GroupSpec],
         group_of: Sequence[int],
         counts: Counts,
         steps: Counts,
@@ -94,7 +92,7 @@ class Plan:
         keyed: bool = False,
     ) -> None:
         self._params, self._states, self._averages = params, states, averages
-        self._layouts, self._group_of = layouts, group_of
+        self._group_specs, self._group_of = group_specs, group_of
         self._counts, self._steps, self._measured, self._keyed = counts, steps, measured, keyed
         self.written = written
         self._hypers: Sequence[Hyper] = ()
@@ -136,7 +134,7 @@ class Plan:
         else:
             self._measured[3] = 1.0
         for i, grad in enumerate(grads):
-            if grad is not None and self._layouts[self._group_of[i]].zero_grads:
+            if grad is not None and self._group_specs[self._group_of[i]].zero_grads:
                 grad[...] = 0
         return finite
 
@@ -164,7 +162,7 @@ class Plan:
     def _update(self, grads: dict[int, Array], scalars: dict[int, dict[str, Any]]) -> None:
         for i, grad in grads.items():
             average = self._averages[i]
-            from_zeros = self._layouts[self._group_of[i]].average_from_zeros
+            from_zeros = self._group_specs[self._group_of[i]].average_from_zeros
             if average is not None and self._counts[i] == 0 and not from_zeros:
                 average[...] = self._params[i]
             update(self._params[i], grad, self._states[i], scalars[i], average)

@@ -37,7 +37,7 @@ enum cyopt_dtype { CYOPT_FLOAT32, CYOPT_FLOAT64, CYOPT_N_DTYPES };
 /* Every rule: X(name, function in rules.h, variant flags, mask of the state slots it uses, cost).
  * The cost is how long a line (64 bytes of the parameter) takes inside the caches, in units of half
  * a nanosecond: 10 if there is a division or root (measured in float32; see DEFAULT_GRAIN in
- * update.c), else the number of arrays that are read and written, less one, as beside so little
+ * defaults.c), else the number of arrays that are read and written, less one, as beside so little
  * work the lines that come from another core's cache cost most. New rules go to the end: the
  * numbers are compiled into hosts. */
 #define CYOPT_RULES(X)                                                                             \

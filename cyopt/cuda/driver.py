@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from cyopt import _cpu
-from cyopt.cuda.libraries import LEGACY_STREAM
+from cyopt.cuda.libraries import LEGACY_STREAM, PER_THREAD_STREAM
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]  # a function with its arguments
 
@@ -345,4 +345,4 @@ def core_stream(handle: int) -> Any:
 
     if handle == LEGACY_STREAM:
         return LEGACY_DEFAULT_STREAM
-    return PER_THREAD_DEFAULT_STREAM if handle == 2 else Stream.from_handle(handle)
+    return PER_THREAD_DEFAULT_STREAM if handle == PER_THREAD_STREAM else Stream.from_handle(handle)

@@ -19,7 +19,7 @@ from cyopt.measured import PENDING, Done
 from cyopt.rounding import check_rounded
 
 if TYPE_CHECKING:
-    from cyopt.given import Layout
+    from cyopt.given import GroupSpec
 
 _MOST = 64  # plans; each is some tables on the GPU, and dense copies of strided gradients
 _plans: dict[Hashable, list[KeptPlan]] = {}
@@ -118,11 +118,16 @@ def _keep(key: Hashable, plan: KeptPlan, arrays: list[Any]) -> None:
             _plans[oldest] = rest
 
 
-def key_of(layout: Layout, values: Sequence[Any]) -> Hashable:
+def key_of(group_spec: GroupSpec, values: Sequence[Any]) -> Hashable:
     """What plans are kept under: what they do, and where the first parameter lies."""
-    options = layout.slots, layout.averages, layout.average_from_zeros, layout.zero_grads
+    options = (
+        group_spec.slots,
+        group_spec.averages,
+        group_spec.average_from_zeros,
+        group_spec.zero_grads,
+    )
     first = values[0]
-    return options, layout.cast_grads, len(values), libraries.identity(first)
+    return options, group_spec.cast_grads, len(values), libraries.identity(first)
 
 
 def find(key: Hashable, arrays: list[Any]) -> KeptPlan | None:

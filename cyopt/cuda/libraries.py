@@ -18,7 +18,7 @@ from cyopt import _cpu
 # The default stream: it waits for all others and they for it, but for those that are made not to,
 # as torch's are.
 LEGACY_STREAM = 1
-
+PER_THREAD_STREAM = 2  # a default stream for each thread
 
 # torch's `.conj().imag` negates when it is read; the numbers in memory have the other sign.
 NEGATED = "is a view whose numbers are to be negated when they are read; pass its .resolve_neg()"

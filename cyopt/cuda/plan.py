@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cyopt import _cpu, trees
-from cyopt.arrays import Written
+from cyopt.arrays import Counts, Written
 from cyopt.cuda import driver, libraries
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.batches import Batch, count_chunks, make_batches, options
@@ -25,13 +25,12 @@ from cyopt.hyper import Hyper
 from cyopt.measured import PENDING, Done, measurements
 
 if TYPE_CHECKING:
-    from cyopt.given import Layout
+    from cyopt.given import GroupSpec
+    from cyopt.parameters import Versions
 
 _NOTHING = np.array(measurements())
 _NOT_PENDING = np.zeros(2)
 _STEPS = count(1)  # that GPUs decide, of all optimizers: a mark of `measured` is one step's alone
-
-Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Plan:
@@ -42,7 +41,7 @@ class Plan:
         params: Sequence[DeviceArray],
         states: Sequence[Sequence[DeviceArray | None]],
         averages: Sequence[DeviceArray | None],
-        layouts: Sequence[Layout],
+        group_specs: Sequence[GroupSpec],
         group_of: Sequence[int],
         counts: Counts,
         steps: Counts,
@@ -51,7 +50,7 @@ class Plan:
         keyed: bool = False,
     ) -> None:
         self._params, self._averages = params, averages
-        self._layouts, self._group_of = layouts, group_of
+        self._group_specs, self._group_of = group_specs, group_of
         self._counts, self._steps, self._measured, self._keyed = counts, steps, measured, keyed
         self._states = states  # keeps their memory
         self.written = written
@@ -68,7 +67,7 @@ class Plan:
         self._copied = [
             i
             for i, average in enumerate(averages)
-            if average and average.size and not layouts[group_of[i]].average_from_zeros
+            if average and average.size and not group_specs[group_of[i]].average_from_zeros
         ]
         self._chunks = Table(self._device, (max(count_chunks(params), 1),))
         self._batches: list[Batch] = []
@@ -89,17 +88,15 @@ class Plan:
         # Of the step that the batches are for: whether it measures all norms, measures the
         # gradients, and takes its scalars from the GPU.
         self._norms = self._measures = self._decides = False
-        self._capturable = any(layout.capturable for layout in layouts)
+        self._capturable = any(group_spec.capturable for group_spec in group_specs)
         self.captured = False  # whether a CUDA graph holds a step, and repeats it unseen
         # What the GPU alone knows, 0 for nothing: the mark of the last step whose results are not
         # fetched, which `measured` holds in their place; and the number, of `_STEPS`, of the first
         # step that the host has not counted.
         self._pending = _NOT_PENDING.copy()
-        self._versions: list[tuple[_cpu.Version, int]] | None = None
+        self._versions: Versions | None = None
 
-    def set_hypers(
-        self, hypers: Sequence[Hyper], versions: list[tuple[_cpu.Version, int]] | None = None
-    ) -> None:
+    def set_hypers(self, hypers: Sequence[Hyper], versions: Versions | None = None) -> None:
         """What the groups use from the next step on; see `cyopt._cpu.Plan`."""
         if list(map(options, hypers)) != list(map(options, self._hypers)):
             self._known_grads = None  # other kernels
@@ -190,7 +187,7 @@ class Plan:
         if is_dense_like(grad, param) or not param.size:
             return grad.address
         if i not in self._gatherers:
-            clears = self._layouts[self._group_of[i]].zero_grads
+            clears = self._group_specs[self._group_of[i]].zero_grads
             self._gatherers[i] = Gatherer(self._device, param, clears)
         self._gathered.add(i)
         self._gatherers[i].take(grad)
@@ -219,7 +216,7 @@ class Plan:
             coupled=coupled,
             limited=limited,
             averaged=self._averages[i] is not None,
-            zeroed=self._layouts[self._group_of[i]].zero_grads,
+            zeroed=self._group_specs[self._group_of[i]].zero_grads,
             decided=self._decides,
         )
 
@@ -251,7 +248,7 @@ class Plan:
         if not gpu_counts:
             self._fetch_counts()
         decision = self._decision
-        copies = [not layout.average_from_zeros for layout in self._layouts]
+        copies = [not group_spec.average_from_zeros for group_spec in self._group_specs]
         decision.set_hypers(self._hypers, copies, self._given, None if gpu_counts else self._counts)
         decision.prepare(self._given, captured)
         if not self._current:

@@ -29,8 +29,6 @@ from cyopt.hyper import Hyper
 from cyopt.optimizer import Optimizer
 from cyopt.parameters import AVERAGE
 
-StrPath = str | os.PathLike[str]
-
 
 class DataParallel:
     """An optimizer whose steps are those of all ranks of a communicator, from their mean gradient.
@@ -94,7 +92,11 @@ class DataParallel:
         self._shard: Shard | None = None
         self._structure, self._names = opt._structure, whole.names
         self._given, self._grouped = opt._given, opt._grouped  # with `shard` the pieces are there
-        self._specs, self._layouts, self._dtypes_of = whole.specs, whole.layout_of, whole.dtypes_of
+        self._specs, self._group_specs, self._dtypes_of = (
+            whole.specs,
+            whole.group_spec_of,
+            whole.dtypes_of,
+        )
         self._params: list[Array] = []  # which others here share
         self._follow()
         self._buffers = flat_buffers(self._params, comm.size, bucket_bytes) if self._params else []
@@ -147,7 +149,7 @@ class DataParallel:
         i = self._index[name]
         if i in self._exchange.packed:
             raise ValueError(f"the gradient of {name!r} is handed over twice before a step")
-        own = [grad], [name], [self._specs[i]], [self._layouts[i]]
+        own = [grad], [name], [self._specs[i]], [self._group_specs[i]]
         (checked,) = as_grads(*own, self._written)
         self._exchange.pack(i, checked)
         self._clear(i, checked)
@@ -198,10 +200,10 @@ class DataParallel:
 
     def _checked(self, grads: Any) -> list[Array | None]:
         given = trees.leaves(grads, self._structure, "grads")
-        return as_grads(given, self._names, self._specs, self._layouts, self._written)
+        return as_grads(given, self._names, self._specs, self._group_specs, self._written)
 
     def _clear(self, i: int, grad: Array | None) -> None:
-        if grad is not None and self._layouts[i].zero_grads:
+        if grad is not None and self._group_specs[i].zero_grads:
             grad[...] = 0
 
     def _hypers(self) -> list[Hyper]:
@@ -242,7 +244,7 @@ class DataParallel:
         """
         (self._shard or self._opt).load_state_dict(state_dict)
 
-    def save(self, path: StrPath) -> None:
+    def save(self, path: files.StrPath) -> None:
         """Write one file for all ranks, as `cyopt.save` does; every rank calls it.
 
         It is loaded by `load` of any number of ranks, or by `cyopt.load`. Rank 0 has the whole
@@ -261,7 +263,7 @@ class DataParallel:
         if told is not None:
             raise OSError(f"rank 0 could not write {os.fspath(path)!r}: {told}")
 
-    def load(self, path: StrPath) -> None:
+    def load(self, path: files.StrPath) -> None:
         """Continue from the file that `save` or `cyopt.save` wrote; every rank calls it.
 
         Raises as `cyopt.load` does.

@@ -1,5 +1,4 @@
-/* The short way into a step for hosts without Python: defaults, and one call for arrays that share
- * their hyperparameters. */
+/* Default configuration and hyperparameters, and a step of arrays that share theirs. */
 #include "cyopt.h"
 
 #include <math.h>
