@@ -11,27 +11,17 @@ Each returns True, or False if `skip_nonfinite` skipped the step: repeat the sam
 
 All is checked before a byte is written; TypeError or ValueError names the argument.
 
-Arrays on a GPU: a call with `skip_nonfinite` waits for the GPU to answer; a class does not.
+Arrays on a GPU: a call with `skip_nonfinite` waits for the GPU to answer; a class does not. For
+`stream` see `cyopt.Optimizer.step`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
-import numpy as np
-
-from cyopt import _cpu, calls, optimizers
-from cyopt.arrays import as_array_on, check_like, check_param, device_of, same_order
-from cyopt.cuda.libraries import is_on_gpu
-from cyopt.given import GroupSpec, as_grads, as_params
-from cyopt.group import Group
-from cyopt.hyper import INITIAL, Hyper, checked_number, is_scheduled
-from cyopt.measured import measurements
+from cyopt import calls, full_call, optimizers
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import AVERAGE, written_ranges
-from cyopt.rounding import check_rounded
 
 
 def sgd_(
@@ -41,6 +31,7 @@ def sgd_(
     *,
     step: int | None = None,
     average: Any = None,
+    stream: Any = None,
     like: str = "torch",
     **hyperparameters: Any,
 ) -> bool:
@@ -59,7 +50,7 @@ def sgd_(
     states = {"momentum_buffer": momentum_buffer}
     if step is None and average is None and hyperparameters.get("dampening", 0) == 0:
         step = 1
-    return _step(optimizers.SGD, param, grad, states, step, like, hyperparameters, average)
+    return _step(optimizers.SGD, param, grad, states, step, like, hyperparameters, average, stream)
 
 
 def adagrad_(
@@ -70,6 +61,7 @@ def adagrad_(
     step: int | None = None,
     step_size: float | None = None,
     average: Any = None,
+    stream: Any = None,
     like: str = "torch",
     **hyperparameters: Any,
 ) -> bool:
@@ -96,6 +88,7 @@ def adagrad_(
         like,
         hyperparameters,
         average,
+        stream,
         step_size,
     )
 
@@ -109,6 +102,7 @@ def rmsprop_(
     *,
     step: int | None = None,
     average: Any = None,
+    stream: Any = None,
     like: str = "torch",
     **hyperparameters: Any,
 ) -> bool:
@@ -128,7 +122,9 @@ def rmsprop_(
     _decide(hyperparameters, "centered", "grad_avg", grad_avg)
     if step is None and average is None:
         step = 1
-    return _step(optimizers.RMSProp, param, grad, states, step, like, hyperparameters, average)
+    return _step(
+        optimizers.RMSProp, param, grad, states, step, like, hyperparameters, average, stream
+    )
 
 
 def adam_(
@@ -142,6 +138,7 @@ def adam_(
     step_size: float | None = None,
     denom_scale: float | None = None,
     average: Any = None,
+    stream: Any = None,
     like: str = "torch",
     **hyperparameters: Any,
 ) -> bool:
@@ -166,8 +163,8 @@ def adam_(
         raise TypeError("denom_scale is given without step_size; they replace step together")
     states = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": max_exp_avg_sq}
     _decide(hyperparameters, "amsgrad", "max_exp_avg_sq", max_exp_avg_sq)
-    own = (step_size, denom_scale)
-    return _step(optimizers.Adam, param, grad, states, step, like, hyperparameters, average, *own)
+    others = (average, stream, step_size, denom_scale)
+    return _step(optimizers.Adam, param, grad, states, step, like, hyperparameters, *others)
 
 
 def _decide(hyperparameters: dict[str, Any], flag: str, name: str, state: Any) -> None:
@@ -190,38 +187,6 @@ def _replaced(
     return 1 if average is None else step
 
 
-def _hyper(
-    cls: type[Optimizer], like: str, given: dict[str, Any], own: calls.Numbers, step: int
-) -> tuple[Group, GroupSpec, Hyper]:
-    """The numbers of a step, by way of the class: the same defaults and the same checks."""
-    for name, value in given.items():
-        if name in INITIAL:
-            raise TypeError(f"{name} is given, but the state is the caller's: fill it there")
-        if is_scheduled(value):
-            raise TypeError(f"{name} is a schedule; a function takes the number itself")
-        if name == "params":
-            raise TypeError("params is given; a function takes the arrays themselves")
-        if name == "capturable" and value:
-            raise TypeError("capturable is True; a function is told its step: use a class")
-    scalars: dict[str, Any] = {
-        name: checked_number(name, getattr(own, name))
-        for name in ("step_size", "denom_scale")
-        if getattr(own, name) is not None
-    }
-    placeholder = {"lr": 0.0} if "step_size" in scalars else {}
-    group, group_spec = calls.group_of(cls, like, {**placeholder, **given})
-    hyper = group.at(step - 1)
-    if scalars:
-        hyper = hyper._replace(**scalars)
-    if "step_size" in scalars:
-        decays = hyper.decay != "coupled" and hyper.weight_decay != 0
-        if decays and "lr" not in given:
-            raise TypeError("lr is missing; beside step_size, decoupled weight decay needs it")
-        if "lr" in given and not decays:
-            raise TypeError("lr and step_size are given; step_size replaces lr: pass one of them")
-    return group, group_spec, hyper
-
-
 def _step(
     cls: type[Optimizer],
     param: Any,
@@ -231,109 +196,13 @@ def _step(
     like: str,
     given: dict[str, Any],
     average: Any,
+    stream: Any,
     step_size: float | None = None,
     denom_scale: float | None = None,
 ) -> bool:
     numbers = calls.Numbers(step, step_size, denom_scale)
-    key = calls.key_of(cls, like, given, numbers, param)
-    arrays = tuple(states.values())
-    done = calls.again(key, given, numbers, param, grad, arrays, average)
+    key = calls.key_of(cls, like, given, numbers, param) if stream is None else None
+    done = calls.again(key, given, numbers, param, grad, tuple(states.values()), average)
     if done is not None:
         return done
-    group, group_spec, hyper, used = _checked(cls, states, like, given, numbers, average)
-    values, grads, columns = _as_lists(param, grad, used)
-    on_gpu = bool(values) and is_on_gpu(values[0])
-    if on_gpu:
-        from cyopt.cuda import kept
-
-        gpu_key = kept.key_of(group_spec, values)
-        arrays_there = list(chain(values, *columns.values()))
-        held = kept.find(gpu_key, arrays_there)
-        done = held.call(values, grads, hyper, step) if held else None
-        if done is not None:
-            return done
-    names = [str(i) for i in range(len(values))]
-    params = as_params(values, names)
-    for array in params:
-        check_rounded(hyper, array.dtype)
-    rows = [
-        {name: _state(column[i], array, f"{name} of {i}") for name, column in columns.items()}
-        for i, array in enumerate(params)
-    ]
-    written = written_ranges(names, params, rows)
-    checked = as_grads(grads, names, params, [group_spec] * len(params), written)
-    plan_of: Any = kept.KeptPlan if on_gpu else _cpu.Plan
-    plan = plan_of(
-        params,
-        [[row[s] if s else None for s in group_spec.slots] for row in rows],
-        [row.get(AVERAGE) for row in rows],
-        [group_spec],
-        [0] * len(params),
-        np.full(len(params), step - 1, np.int64),
-        np.zeros(1, np.int64),
-        np.array(measurements()),
-        written,
-    )
-    if on_gpu:
-        plan.keep(gpu_key, arrays_there)
-        return bool(plan.call_checked(values, checked, hyper, step))
-    plan.set_hypers([hyper])
-    call = _cpu.Call(plan)
-    if not group.schedules:  # of a framework's default: another number at each step
-        calls.keep(key, call)
-    return call.run(checked)
-
-
-def _checked(
-    cls: type[Optimizer],
-    states: dict[str, Any],
-    like: str,
-    given: dict[str, Any],
-    numbers: calls.Numbers,
-    average: Any,
-) -> tuple[Group, GroupSpec, Hyper, dict[str, Any]]:
-    """The numbers of a step, and the state and average that it uses."""
-    step = numbers.step
-    whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
-    if not whole or not 1 <= step < 2**62:
-        raise TypeError(f"step is {step!r}; expected an integer from 1: 1 in the first step")
-    if average is None and given.get("ema") is not None:
-        raise TypeError("ema is given without average, the array that holds the average")
-    group, group_spec, hyper = _hyper(cls, like, given, numbers, int(step))
-    if average is not None and group.ema is None:
-        raise TypeError("average is given without ema, its decay, such as 0.999")
-    for name, value in states.items():
-        if (value is None) != (name not in group_spec.slots):
-            need = "is needed" if value is None else "is given but not used"
-            raise TypeError(f"{name} {need} by {hyper.rule} with these hyperparameters")
-    used = {name: states[name] for name in group_spec.slots if name}
-    used = used if average is None else {**used, AVERAGE: average}
-    return group, group_spec, hyper, used
-
-
-def _as_lists(
-    param: Any, grad: Any, arrays: dict[str, Any]
-) -> tuple[list[Any], list[Any], dict[str, list[Any]]]:
-    """One array as lists of one; lists must be equally long."""
-    if not isinstance(param, list | tuple):
-        return [param], [grad], {name: [array] for name, array in arrays.items()}
-    for value in (grad, *arrays.values()):
-        if not isinstance(value, list | tuple) or len(value) != len(param):
-            found = f"list of {len(value)}" if isinstance(value, list | tuple) else "single one"
-            raise TypeError(
-                f"param is a list of {len(param)} arrays, but grad or a state is a {found};"
-                " expected such lists for grad and each state as well"
-            )
-    return list(param), list(grad), {name: list(array) for name, array in arrays.items()}
-
-
-def _state(value: Any, param: np.ndarray[Any, Any], what: str) -> np.ndarray[Any, Any]:
-    array = as_array_on(value, device_of(param), what, written=True)
-    check_param(array, what)
-    check_like(array, param.shape, param.dtype, what)
-    if not same_order(array, param):
-        raise ValueError(
-            f"{what} has strides {array.strides}; expected the element order of its parameter,"
-            f" whose strides are {param.strides}: make it with np.zeros_like(param)"
-        )
-    return array
+    return full_call.step(cls, param, grad, states, like, given, numbers, average, stream, key)

@@ -167,15 +167,11 @@ class ParameterList:
         """Check where parameters and state lie in full, and make a plan for there."""
         params = self.params(values)
         written = written_ranges(self.names, params, self.state)
-        states = [
-            [state[s] if s else None for s in group_spec.slots]
-            for state, group_spec in zip(self.state, self.group_spec_of, strict=True)
-        ]
-        averages = [state.get(AVERAGE) for state in self.state]
-        arrays = (params, states, averages, self.group_specs, self.group_of)
+        arrays = (params, *by_slot(self.state, self.group_spec_of))
+        groups = (self.group_specs, self.group_of)
         counters = (self.counts, self.steps, self.measured)
         made = _plan_class(self.device, self.plan_type)
-        return made(*arrays, *counters, written, self.keyed)
+        return made(*arrays, *groups, *counters, written, self.keyed)
 
 
 def _check_distinct(names: Iterable[str]) -> None:
@@ -242,6 +238,17 @@ def _new_state(param: Array, group_spec: GroupSpec) -> dict[str, Array]:
             else:
                 state[AVERAGE][...] = param
     return state
+
+
+def by_slot(
+    states: Sequence[Mapping[str, Array]], group_specs: Sequence[GroupSpec]
+) -> tuple[list[list[Array | None]], list[Array | None]]:
+    """The state arrays of each parameter in the order of its rule's arguments; the averages."""
+    columns = [
+        [state[s] if s else None for s in group_spec.slots]
+        for state, group_spec in zip(states, group_specs, strict=True)
+    ]
+    return columns, [state.get(AVERAGE) for state in states]
 
 
 def written_ranges(

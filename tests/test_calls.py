@@ -175,6 +175,8 @@ def test_a_call_like_the_last_one_is_taken_again(monkeypatch):
     cyopt.adam_(param, grad, m, v, step=2, average=average, ema=0.6)
     with pytest.raises(TypeError):
         cyopt.adam_(param, grad, m, v, step=1, lr=0.1, eps=1e-9)
+    with pytest.raises(TypeError, match="stream is given, but the arrays are on the CPU"):
+        cyopt.adam_(param, grad, m, v, step=2, lr=0.05, stream=1)
 
 
 def test_no_array_is_kept_alive():

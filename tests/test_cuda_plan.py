@@ -353,7 +353,7 @@ def test_functions_keep_their_plan_and_no_array(gpu, options, monkeypatch):
         grad = HostArray(g)
         with monkeypatch.context() as patch:
             if n > 0:
-                patch.setattr(cyopt.functional, "as_params", None)
+                patch.setattr(cyopt.full_call, "as_params", None)
             args = {"step": step, "lr": 0.1 / step, **options}
             assert cyopt.adam_(held[0], grad, held[1], held[2], **args, **average)
         own = {"average": twins[3]} if average else {}
@@ -403,6 +403,19 @@ def test_steps_are_ordered_with_the_streams_of_all_arrays(gpu):
     gpu.log.clear()
     opt.step([HostArray(g, stream=7)])
     assert ("order", 7, 9) not in gpu.log and {entry[1] for entry in gpu.log} == {7}
+
+
+def test_functions_are_ordered_with_the_streams_of_their_state(gpu):
+    w, g, v = np.ones(4, np.float32), np.ones(4, np.float32), np.zeros(4, np.float32)
+    w, grad, state = HostArray(w, stream=7), HostArray(g, stream=7), HostArray(v, stream=9)
+    for _ in range(2):
+        gpu.log.clear()
+        cyopt.sgd_(w, grad, state, lr=0.25, momentum=0.5)
+        assert gpu.log[0] == ("order", 7, 9) and gpu.log[-1] == ("order", 9, 7)
+    gpu.log.clear()
+    cyopt.sgd_(w, grad, state, lr=0.25, momentum=0.5, stream=11)
+    assert {entry[1] for entry in gpu.log} == {11}
+    assert same_bits(v, np.full(4, 1.75, np.float32))
 
 
 class CudaStream:

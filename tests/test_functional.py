@@ -211,6 +211,11 @@ KEYWORDS = {
     "large denom_scale": (cyopt.adam_, {"step_size": 1, "denom_scale": 1e39}, "denom.*float32"),
     "NaN step_size": (cyopt.adam_, {"step_size": float("nan")}, "step_size.*finite"),
     # Accepted and ignored otherwise:
+    "stream": (
+        cyopt.adam_,
+        {**ADAM, "stream": 1},
+        "stream is given, but the arrays are on the CPU",
+    ),
     "amsgrad": (cyopt.adam_, {**ADAM, "amsgrad": True}, "max_exp_avg_sq"),
     "centered": (cyopt.rmsprop_, {"centered": True}, "grad_avg"),
     "eps_hat": (cyopt.adam_, {"step_size": 0.1, "eps_hat": True}, "step_size replaces eps_hat"),

@@ -138,6 +138,22 @@ def test_a_graph_that_needs_the_old_numbers_refuses_to_run(torch_on_gpu, how):
     assert (w == -0.5).all()
 
 
+def test_a_graph_that_needs_a_gradient_that_was_zeroed_refuses_to_run(torch_on_gpu):
+    w, kept = torch.ones(3), torch.ones(3)
+    x = torch.ones(3, requires_grad=True)
+    opt = cyopt.SGD([{"params": [w], "zero_grads": True}, {"params": [kept]}], lr=0.5)
+    for grad in (torch.ones(3), torch.ones(3)):
+        other = torch.ones(3)
+        product, of_other = (x * grad).sum(), (x * other).sum()
+        opt.step([[grad], [other]])
+        assert (grad == 0).all()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.backward()
+        of_other.backward()
+        assert opt.step([[grad], [other]])  # a steady one
+        assert grad._version == 2 and other._version == 0
+
+
 def test_a_tensor_of_inference_has_no_version(torch_on_gpu):
     with torch.inference_mode():
         w = torch.ones(3)

@@ -26,13 +26,13 @@ _plans: dict[Hashable, list[KeptPlan]] = {}
 
 
 class KeptPlan(Plan):
-    """A plan whose step count the caller tells, with arrays that are lent."""
+    """A plan of arrays that are lent for each call, as is the step count."""
 
     def keep(self, key: Hashable, arrays: list[Any]) -> None:
-        """Keep it for calls with these arrays, of which it holds none."""
+        """Keep it for calls with these arrays, parameters first, of which it holds none."""
         self._arrays = libraries.places(arrays)
         self._lock = threading.Lock()
-        self._lent: Sequence[Any] = ()
+        self._lent: list[Any] = []
         self._dtypes = {param.dtype for param in self._params}
         self._node = trees.structure(self._params)
         for own in (self._params, self._averages, *self._states):
@@ -50,9 +50,11 @@ class KeptPlan(Plan):
         return True
 
     def call(
-        self, params: Sequence[Any], grads: Sequence[Any], hyper: Hyper, step: int
+        self, arrays: list[Any], grads: Sequence[Any], hyper: Hyper, step: int, stream: Any
     ) -> bool | None:
-        """The step, if the gradients are as in the last call but for their addresses.
+        """The step, if the gradients differ from the last call's only in their addresses.
+
+        `arrays` are those that `keep` was given.
 
         True, or False if it was skipped; else None, and nothing is done.
         """
@@ -63,39 +65,45 @@ class KeptPlan(Plan):
         if not self._lock.acquire(blocking=False):  # another thread is inside
             return None
         try:
-            self._begin(params, hyper, step)
+            self._begin(arrays, hyper, step)
             # The gradients may be used on other streams than the last ones.
-            self._streams.lend([*self._lent, *grads])
-            done = self.again(None, params, grads, self._node, False)
-            return None if done is None else self._told(done)
+            self._streams.lend([*arrays, *grads])
+            params = arrays[: len(self._params)]
+            done = self.again(None, params, grads, self._node, False, stream)
+            return None if done is None else self._was_made(done)
         finally:
             self._give_back()
             self._lock.release()
 
     def call_checked(
-        self, params: Sequence[Any], grads: Sequence[DeviceArray | None], hyper: Hyper, step: int
+        self,
+        arrays: list[Any],
+        grads: Sequence[DeviceArray | None],
+        hyper: Hyper,
+        step: int,
+        stream: Any,
     ) -> bool:
         """The step with gradients that have been checked."""
         with self._lock:
             try:
-                self._begin(params, hyper, step)
-                return self._told(self.run(grads, False))
+                self._begin(arrays, hyper, step)
+                return self._was_made(self.run(grads, False, stream))
             finally:
                 self._give_back()
 
-    def _begin(self, params: Sequence[Any], hyper: Hyper, step: int) -> None:
+    def _begin(self, arrays: list[Any], hyper: Hyper, step: int) -> None:
         if not self._hypers or hyper is not self._hypers[0]:
             for dtype in self._dtypes:
                 check_rounded(hyper, dtype)
             self.set_hypers([hyper])
         self._counts[:] = step - 1
         self._current, self._pending[:] = False, 0  # the caller knows the count
-        self._lent = params
+        self._lent = arrays
 
     def _owners(self) -> list[Any]:
-        return list(self._lent)
+        return self._lent
 
-    def _told(self, done: Done) -> bool:
+    def _was_made(self, done: Done) -> bool:
         """Whether the step was made; where the GPU decides that, it is waited for."""
         if done is PENDING:
             self.fetch()
@@ -104,7 +112,7 @@ class KeptPlan(Plan):
 
     def _give_back(self) -> None:
         self._streams.give_back()
-        self._lent = ()
+        self._lent = []
 
 
 def _keep(key: Hashable, plan: KeptPlan, arrays: list[Any]) -> None:

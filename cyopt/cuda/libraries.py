@@ -27,7 +27,7 @@ NEGATED = "is a view whose numbers are to be negated when they are read; pass it
 # differ between arrays that a step treats alike.
 Identity = tuple[Any, ...]
 NOT_ON_GPU: Identity = (0,)
-# Functions of libraries, and the places in a list of the arrays that each is to be told of.
+# Functions of libraries, and the places in a list of the arrays that each is notified of.
 Writers = list[tuple[Callable[[list[Any]], None], list[int]]]
 
 
@@ -40,7 +40,7 @@ class Library(NamedTuple):
     has_current_stream: bool  # one for all its arrays on a GPU
     device: Callable[[Any], int] | None  # the number of its GPU, which is part of its identity
     is_on_gpu: Callable[[Any], bool]
-    written: Callable[[list[Any]], None] | None = None  # is told of arrays that a step writes
+    written: Callable[[list[Any]], None] | None = None  # is notified of arrays that a step writes
     # What follows holds for these types alone, as a subclass may be more than its memory; and C may
     # ask them by DLPack's table of functions, if they have it.
     exact: tuple[str, ...] = ()
@@ -80,19 +80,20 @@ def identity(value: Any) -> Identity:
     return found
 
 
-def writers(params: Sequence[Any], given: Sequence[int]) -> Writers:
-    """Who is told that a step writes the given ones of these arrays."""
+def writers(arrays: Sequence[Any], places: Sequence[int]) -> Writers:
+    """Who is to know that a step writes the arrays at these places."""
     members: dict[Callable[[list[Any]], None], list[int]] = {}
-    for i in given:
-        if written := of(params[i]).written:
+    for i in places:
+        if written := of(arrays[i]).written:
             members.setdefault(written, []).append(i)
     return list(members.items())
 
 
-def tell(writers: Writers, params: list[Any]) -> None:
-    """Tell them, before the step: what is told of a step that fails does no harm."""
-    for written, members in writers:
-        written(params if len(members) == len(params) else [params[i] for i in members])
+def notify(writers: Sequence[Writers], *columns: list[Any]) -> None:
+    """Notify those of each list before the step: where that then fails, it does no harm."""
+    for of_column, arrays in zip(writers, columns, strict=True):
+        for written, members in of_column:
+            written(arrays if len(members) == len(arrays) else [arrays[i] for i in members])
 
 
 def _asked(cls: type) -> tuple[Any, ...]:

@@ -78,7 +78,8 @@ class Plan:
         self._known_grads: _cpu.Places | None = None
         self._moved = Moved(self._device.ordinal, params, written)
         self._streams = Streams(self._device)
-        self._writers: libraries.Writers = []
+        # Who is notified that a step writes parameters, and that it writes gradients.
+        self._writers: tuple[libraries.Writers, ...] = ()
         self._gatherers: dict[int, Gatherer] = {}
         self._gathered: set[int] = set()  # the parameters whose gradients are gathered now
         self._hypers: Sequence[Hyper] = ()
@@ -141,7 +142,7 @@ class Plan:
             self._rows.set(addresses, np.s_[:, GRAD])
             known.addresses = addresses
             self._known_grads = known
-        libraries.tell(self._writers, values)
+        libraries.notify(self._writers, values, given)
         return self._streams.run(stream, self._capturable, self._current, self._launch)
 
     def same_params(self, values: list[Any]) -> bool:
@@ -152,19 +153,23 @@ class Plan:
         """One step with gradients that have been checked; None skips a parameter."""
         self._known_grads = None  # unless all that follows comes to its end
         self._gathered = set()  # the memory of former gradients may be another's by now
-        params, owners = self._owners(), [None if grad is None else grad.owner for grad in grads]
-        self._streams.lend([*params, *owners])
+        arrays, owners = self._owners(), [None if grad is None else grad.owner for grad in grads]
+        self._streams.lend([*arrays, *owners])
         self._given = [i for i, grad in enumerate(grads) if grad is not None]
-        self._writers = libraries.writers(params, self._given)
-        libraries.tell(self._writers, params)
-        flags = self._capturable, self._current
-        done = self._streams.run(stream, *flags, self._anew, grads, norms)
+        cleared = list(filter(self._clears, self._given))
+        self._writers = libraries.writers(arrays, self._given), libraries.writers(owners, cleared)
+        libraries.notify(self._writers, arrays, owners)
+        done = self._streams.run(stream, self._capturable, self._current, self._anew, grads, norms)
         self._known_grads = libraries.places(owners)
         return done
 
     def _owners(self) -> list[Any]:
-        """The arrays of the parameters, as the caller has them."""
+        """The caller's arrays but gradients, parameters first."""
         return [param.owner for param in self._params]
+
+    def _clears(self, i: int) -> bool:
+        """Whether a step sets the gradient of this parameter to zero."""
+        return self._group_specs[self._group_of[i]].zero_grads
 
     def _anew(
         self, grads: Sequence[DeviceArray | None], norms: bool, stream: int, captured: bool
@@ -187,8 +192,7 @@ class Plan:
         if is_dense_like(grad, param) or not param.size:
             return grad.address
         if i not in self._gatherers:
-            clears = self._group_specs[self._group_of[i]].zero_grads
-            self._gatherers[i] = Gatherer(self._device, param, clears)
+            self._gatherers[i] = Gatherer(self._device, param, self._clears(i))
         self._gathered.add(i)
         self._gatherers[i].take(grad)
         return self._gatherers[i].address
@@ -216,7 +220,7 @@ class Plan:
             coupled=coupled,
             limited=limited,
             averaged=self._averages[i] is not None,
-            zeroed=self._group_specs[self._group_of[i]].zero_grads,
+            zeroed=self._clears(i),
             decided=self._decides,
         )
 
