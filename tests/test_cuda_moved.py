@@ -42,6 +42,14 @@ def test_gradients_that_moved_are_not_looked_at_in_full(gpu, monkeypatch):
         (lambda w, g: HostArray(np.append(g, g)), "has shape"),
         (lambda w, g: g, "is on the CPU"),
         (lambda w, g: Masked(g.copy()), "has a mask"),
+        (lambda w, g: Wrong(g.copy(), "data", None), "with data None; expected a tuple of an addr"),
+        (lambda w, g: Wrong(g.copy(), "data", (0.5, False)), r"with data \(0.5, False\); expected"),
+        (lambda w, g: Wrong(g.copy(), "shape", [4]), r"with shape \[4\]; expected a tuple of int"),
+        (lambda w, g: Wrong(g.copy(), "shape", (-4,)), r"with shape \(-4,\); expected a tuple"),
+        (lambda w, g: Wrong(g.copy(), "typestr", None), "with typestr None; expected a str"),
+        (lambda w, g: Wrong(g.copy(), "strides", [4]), r"with strides \[4\]; expected None or a"),
+        (lambda w, g: Wrong(g.copy(), "stream", -3), "with stream -3; expected None or the handle"),
+        (lambda w, g: Wrong(g.copy(), None, None), "interface__ of None; expected a dict"),
     ],
 )
 def test_gradients_that_moved_and_are_wrong(gpu, spoil, message):
@@ -96,6 +104,19 @@ class Masked(HostArray):
     @property
     def __cuda_array_interface__(self):
         return super().__cuda_array_interface__ | {"mask": self}
+
+
+class Wrong(HostArray):
+    """With an interface that is not as it must be: a field of it, or the whole."""
+
+    def __init__(self, array, name, value):
+        super().__init__(array)
+        self.name, self.value = name, value
+
+    @property
+    def __cuda_array_interface__(self):
+        right = super().__cuda_array_interface__
+        return right | {self.name: self.value} if self.name else self.value
 
 
 def shifted_bytes(array):

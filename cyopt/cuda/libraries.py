@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cyopt import _cpu
 
 # The default stream: it waits for all others and they for it, but for those that are made not to,
@@ -143,15 +145,46 @@ def _has_interface(value: Any) -> bool:
 
 
 def _interface(value: Any, what: str) -> dict[str, Any]:
-    return dict(value.__cuda_array_interface__)
+    found = value.__cuda_array_interface__
+    if not isinstance(found, dict):
+        raise TypeError(f"{what} has a __cuda_array_interface__ of {found!r}; expected a dict")
+    for name, (is_right, expected) in _FIELDS.items():
+        if not is_right(found.get(name)):
+            raise TypeError(
+                f"{what} has a __cuda_array_interface__ with {name} {found.get(name)!r}; expected"
+                f" {expected}: pass an array of a library that has the interface, such as CuPy"
+            )
+    return dict(found)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _are_integers(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(_is_integer, value))
+
+
+# Of the interface: what a step reads, and whether it is as it must be.
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "shape": (lambda x: _are_integers(x) and min(x, default=0) >= 0, "a tuple of integers from 0"),
+    "typestr": (lambda x: isinstance(x, str), "a str such as '<f4'"),
+    "data": (
+        lambda x: isinstance(x, tuple) and len(x) == 2 and _is_integer(x[0]) and x[0] >= 0,
+        "a tuple of an address and whether it is read-only",
+    ),
+    "strides": (lambda x: x is None or _are_integers(x), "None or a tuple of integers"),
+    "stream": (lambda x: x is None or (_is_integer(x) and x >= 0), "None or the handle of one"),
+}
 
 
 def _identity(value: Any) -> Identity:
     interface = getattr(value, "__cuda_array_interface__", None)
-    if interface is None:
+    try:
+        address, read_only = interface["data"]  # type: ignore[index]  # caught
+        address, get = operator.index(address), interface.get  # type: ignore[union-attr]
+    except (KeyError, TypeError, ValueError):  # None, or wrong: the full check says how
         return NOT_ON_GPU
-    get = interface.get
-    address, read_only = interface["data"]
     unmasked = get("mask") is None
     form = (get("typestr"), get("shape"), get("strides"), get("stream"), unmasked)
     return address, read_only, *form
