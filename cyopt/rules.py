@@ -300,5 +300,10 @@ def clip_coefficient(scalars: Mapping[str, Any], norm: float) -> float:
     if scalars["clip_norm"] == 0:
         return 1.0
     with np.errstate(all="ignore"):
-        ratio = float(np.float64(scalars["clip_norm"]) / (norm + scalars["clip_eps"]))
+        return float(clip_ratio(np.float64(scalars["clip_norm"]), scalars["clip_eps"], norm))
+
+
+def clip_ratio(clip_norm: float, clip_eps: float, norm: float) -> float:
+    """The factor that brings a norm down to `clip_norm`; 1 where it is below."""
+    ratio = clip_norm / (norm + clip_eps)
     return 1.0 if ratio > 1.0 else ratio

@@ -57,12 +57,12 @@ from cyopt.cuda.names import (
     ITEMSIZE,
     add,
     add_double,
+    clip_ratio,
     corrected,
     corrected_both,
     corrected_root,
     cuda,
     decayed,
-    div_double,
     double,
     load,
     load_double,
@@ -261,10 +261,7 @@ def decide(table, entries, first, last, sums, counts, report, measured):  # type
             own = norm
             if per_array:
                 own = sqrt_double(load_double(sums + 8 * (entry & 0xFFFFFFFF)))
-            ratio = div_double(clip_norm, add_double(own, clip_eps))
-            if ratio > 1.0:
-                ratio = 1.0
-            store(scalars + ITEMSIZE * S, real(mul_double(s, ratio)))
+            store(scalars + ITEMSIZE * S, real(mul_double(s, clip_ratio(clip_norm, clip_eps, own))))
         if changes == DAMPENED and t == 1:
             store(scalars + ITEMSIZE * A, real(1.0))
         if changes == DECAYED:

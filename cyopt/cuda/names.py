@@ -100,3 +100,8 @@ def corrected_root(power2: float) -> float:
 def corrected_both(lr: float, power1: float, power2: float) -> float:
     """`step` of Adam with `eps_hat`."""
     raise NotImplementedError
+
+
+def clip_ratio(clip_norm: float, clip_eps: float, norm: float) -> float:
+    """What `clip_norm` multiplies `s` by."""
+    raise NotImplementedError

@@ -61,7 +61,14 @@ from cyopt.cuda.rewrite import DoubleRewriter, RuleRewriter, parse
 VECTOR_BYTES = 16  # of a load or store by one thread
 CHUNK_BYTES = 4 * THREADS * VECTOR_BYTES  # of a parameter, that a block updates
 # What the text of `decide` calls.
-_OF_STEPS = ("power_by_squaring", "decayed", "corrected", "corrected_root", "corrected_both")
+_OF_STEPS = (
+    "power_by_squaring",
+    "decayed",
+    "corrected",
+    "corrected_root",
+    "corrected_both",
+    "clip_ratio",
+)
 
 
 class Variant(NamedTuple):
