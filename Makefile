@@ -1,12 +1,12 @@
-# Each target sets up what it needs: a virtual environment in .venv with the package, built in place.
-# PYTHON chooses the interpreter that makes it.
+# Each target sets up what it needs: a virtual environment (.venv, .venv-*) with the package, built in
+# place. PYTHON chooses the interpreter for it.
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 SOURCES := $(wildcard src_c/* cyopt/*.pyx cyopt/*.px[di] cyopt/bench/*.pyx) setup.py pyproject.toml
-# Into the environment $(1), without setuptools's warning that the folder cyopt may be imported from
-# here: that is the purpose.
+# Installs into the environment $(1); setuptools would warn that cyopt may be imported from this
+# folder, which is intended.
 INSTALL = PYTHONWARNINGS=ignore $(1)/bin/pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-all test-cuda test-gpu test-hosts test-mpi sanitize fuzz fuzz-c bench \
@@ -25,14 +25,14 @@ test: .venv/built  ## The tests; a fixed sample where the whole matrix would tak
 test-all: .venv/built  ## The tests with the whole of every matrix, and the installs.
 	$(BIN)/python -m pytest --full
 
-# Environments of their own: the hosts of tests/hosts, and torch, which is large. TORCH_newest and
-# TORCH_year-old are what pip is asked for; empty for none.
+# In separate environments: the hosts of tests/hosts, and torch, which is large. TORCH_newest and
+# TORCH_year-old are the torch that pip installs; empty for none.
 INSTALL_TORCH = $(if $(TORCH_$(1)),$(call INSTALL,.venv-hosts-$(1)) $(TORCH_$(1)))
 HOST_TESTS := $(addprefix tests/test_,$(addsuffix .py,autograd docs hosts numba sklearn \
 	sklearn_switch spacy thinc torch torch_found torch_gpu bench_hosts)) cyopt/integrations
 TORCH_newest ?= torch
 TORCH_year-old ?= torch==2.9.1
-test-hosts: test-hosts-newest test-hosts-year-old  ## The integrations, with the newest hosts and a year older ones.
+test-hosts: test-hosts-newest test-hosts-year-old  ## The integrations, with the newest hosts and with year-old ones.
 
 test-hosts-%: .venv-hosts-%/built
 	$(call INSTALL_TORCH,$*)
@@ -54,7 +54,8 @@ test-mpi: .venv-mpi/built  ## The tests of several ranks, with an MPI of its own
 	@$(call INSTALL,.venv-mpi) --editable ".[mpi,test]"
 	@touch $@
 
-# What compiles kernels for GPUs is 300 MB, CuPy another 70; no GPU is needed.
+# The compiler for GPUs is 300 MB, CuPy another 70; no GPU is needed. Besides the bits, these tests
+# check the kernels' machine code and count what a step asks of the driver.
 test-cuda: .venv-cuda/built  ## The tests of the code for GPUs, compiled and run on the CPU.
 	.venv-cuda/bin/python -m pytest $(wildcard tests/test_cuda_*.py) cyopt/cuda
 
@@ -64,9 +65,10 @@ test-cuda: .venv-cuda/built  ## The tests of the code for GPUs, compiled and run
 	@$(call INSTALL,.venv-cuda) --editable ".[cuda,test]" nvidia-cuda-nvdisasm cupy-cuda13x
 	@touch $@
 
-# With what the machine has of torch and CuPy; GPU_PEERS is what pip is asked for, empty for none.
-# The driver is asked where arrays lie, and refuses some; what it refuses raises, or is expected.
-# racecheck is slow, and looks at shared memory, of which the kernels use none: one test tells.
+# Uses the machine's torch and CuPy if it has them; GPU_PEERS is what pip installs, empty for none.
+# API errors are not reported: the driver is asked for the places of arrays and may refuse, which is
+# expected or raises. racecheck is slow and checks shared memory, which the kernels do not use: one
+# test is enough.
 GPU_PEERS ?= cupy-cuda13x torch
 SANITIZER = .venv-gpu/lib/python*/site-packages/nvidia/cu13/bin/compute-sanitizer
 test-gpu: .venv-gpu/built  ## The tests that need an NVIDIA GPU, and NVIDIA's sanitizer over them.
@@ -90,9 +92,9 @@ bench-gpu: .venv-gpu/built  ## Time a step on a GPU beside torch, CuPy and Numba
 	@touch $@
 
 # A copy of the tree, built with checks of every access and every operation that C leaves undefined.
-# Leaks are not looked for: Python's own would be all there is to see.
+# Leaks are not checked: all that is reported would be Python's own.
 CHECKS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1
-sanitize:  ## The tests with AddressSanitizer and UndefinedBehaviorSanitizer, of gcc. ARGS are pytest's.
+sanitize:  ## The tests with gcc's AddressSanitizer and UndefinedBehaviorSanitizer. ARGS are pytest's.
 	@mkdir -p build/sanitize
 	@tar -c --exclude='./.venv*' --exclude=./build --exclude=./.git --exclude='*.so' . | \
 		tar -x -C build/sanitize
@@ -103,7 +105,7 @@ sanitize:  ## The tests with AddressSanitizer and UndefinedBehaviorSanitizer, of
 		.venv/bin/python -m pytest --capture=sys $(ARGS)
 
 # FUZZ_SECONDS=60 for less than an hour.
-fuzz: .venv/built  ## Sequences of calls beside the reference, others each time.
+fuzz: .venv/built  ## Random sequences of calls against the reference, different each time.
 	CYOPT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/test_machine.py
 
 # Corpus and findings stay in build/fuzz.
@@ -121,13 +123,13 @@ bench: .venv-bench/built  ## Time a step beside NumPy and the peers of bench/; h
 	.venv-bench/bin/python bench --bars --json bench/results/local-bars.json
 
 # spaCy needs the older thinc.
-bench-hosts: .venv-hosts-newest/built .venv-hosts-year-old/built  ## Time trainings in other frameworks, by their optimizers and by cyopt's; six minutes.
+bench-hosts: .venv-hosts-newest/built .venv-hosts-year-old/built  ## Time trainings in other frameworks, with their optimizers and with cyopt's; six minutes.
 	$(call INSTALL_TORCH,newest)
 	@mkdir -p bench/results
 	.venv-hosts-newest/bin/python bench --json bench/results/local-hosts.json --hosts
 	.venv-hosts-year-old/bin/python bench --json bench/results/local-spacy.json --hosts spacy
 
-# As many ranks as RANKS says, of this machine; root is allowed to where it is root that asks.
+# RANKS ranks on this machine; mpiexec refuses root unless it is allowed explicitly.
 RANKS ?= 2
 MPIEXEC = .venv-mpi/bin/mpiexec --oversubscribe $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
 bench-mpi: .venv-mpi/built  ## Time steps of several ranks beside plain collectives and torch's; four minutes.
@@ -153,8 +155,8 @@ lint: .venv/linters  ## Style and types.
 	@$(call INSTALL,.venv) --editable ".[lint]"
 	@touch $@
 
-# One at a time, as not every platform has all of them; DeepSpeed's set-up imports torch. In an
-# environment of their own: they are large and choose their own versions of NumPy.
+# One at a time, because not every platform has all of them; DeepSpeed's set-up imports torch. In a
+# separate environment: they are large and choose their own version of NumPy.
 PEERS := torch numba numexpr optax thinc
 
 .venv-bench/peers:

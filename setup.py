@@ -1,4 +1,4 @@
-"""Builds the extension module, the C kernels of src_c and their binding, and two for the benchmark.
+"""Builds the extension module (the C kernels of src_c and their binding) and two for the benchmark.
 
 CYOPT_NO_THREADS=1 builds without threads. No OpenMP is used: src_c/pool.c says why.
 """
@@ -21,7 +21,7 @@ def files(folder: str, *endings: str) -> list[str]:
 SOURCES = files("src_c", "c")
 KERNELS = [path for path in SOURCES if Path(path).stem.startswith(("kernels", "dispatch"))]
 HEADERS = files("src_c", "h", "inc")
-# What cyopt.get_include() leads to.
+# The headers in the folder cyopt.get_include().
 PUBLIC_HEADERS = ["src_c/cyopt.h", "src_c/cyopt_python.h"]
 CYTHON = files("cyopt", "pyx", "pxd", "pxi")
 
@@ -39,7 +39,7 @@ MSVC_FLAGS = ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise"]
 
 
 class BuildExt(build_ext):
-    """Flags by compiler; a folder for each extension, as two are made of the same C files."""
+    """Flags by compiler; a folder for each extension, as two are built from the same C files."""
 
     def build_extension(self, extension: Extension) -> None:
         msvc = self.compiler.compiler_type == "msvc"
@@ -51,7 +51,7 @@ class BuildExt(build_ext):
 
 
 class BuildPy(build_py):
-    """The public headers are part of the package; what is installed in place has them in src_c."""
+    """Adds the public headers to the package; an install in place has them in src_c."""
 
     def run(self) -> None:
         super().run()

@@ -2,10 +2,10 @@
 
     pip install 'cyopt[mpi,demo]'
     mpiexec -n 2 python digits.py
-    mpiexec -n 2 python digits.py --shard --save adam.npz    # state in parts, and in one file
+    mpiexec -n 2 python digits.py --shard --save adam.npz    # sharded state, saved in one file
 
-The mini-batches are the same for any number of ranks, so the losses are too, but for the order in
-which gradients are added.
+The mini-batches are the same for any number of ranks, and so are the losses, except for the order
+in which gradients are added.
 """
 
 import argparse

@@ -38,7 +38,7 @@ def fit(const double[:, ::1] x, const double[::1] y, int steps, double lr=0.1):
 
 cdef void gradient(const double[:, ::1] x, const double[::1] y, double[::1] w,
                    double[::1] g) noexcept nogil:
-    """Of the mean log loss."""
+    """Put the gradient of the mean log loss into g."""
     cdef Py_ssize_t i, j
     cdef double z, error
     g[:] = 0.0

@@ -3,7 +3,7 @@
     pip install 'cyopt[numba]' scipy    # Numba's np.dot needs SciPy
     python perceptron.py
 
-It learns which quadrant a point of the plane lies in; the data are made here.
+It learns which quadrant a point of the plane lies in; the data are generated here.
 """
 
 import numpy as np
@@ -43,7 +43,7 @@ def train(points, labels, w1, b1, w2, b2, numbers, epochs):
 
 
 def main():
-    """Train and print what came of it."""
+    """Train and print the result."""
     rng = np.random.default_rng(0)
     points = rng.standard_normal((2_000, 2)).astype(np.float32)
     labels = 2 * (points[:, 0] > 0) + (points[:, 1] > 0)
