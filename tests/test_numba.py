@@ -154,10 +154,10 @@ shifted = np.zeros(28, np.uint8)[4:].view(np.float64)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grad": np.ones(4)}, "grad has not the shape"),
-        ({"state": (STATE, np.zeros(2))}, "state has not the shape"),
-        ({"state": (STATE,)}, "state has not as many"),
-        ({"state": ()}, "state has not as many"),
+        ({"grad": np.ones(4)}, "grad does not have the shape"),
+        ({"state": (STATE, np.zeros(2))}, "state does not have the shape"),
+        ({"state": (STATE,)}, "state does not have as many"),
+        ({"state": ()}, "state does not have as many"),
         ({"step": 0}, "step counts from 1"),
         ({"step": np.uint64(2**63)}, "step counts from 1"),
         ({"step": 1.5}, "step is float64; expected an integer"),
@@ -267,7 +267,7 @@ def test_what_numba_keeps_on_disk_works_in_another_process(run_cached):
 def test_what_numba_keeps_of_another_version_is_refused(run_cached):
     run_cached(OTHER_VERSION)
     message, result = run_cached().splitlines()
-    assert "another version of cyopt: delete what Numba keeps" in message
+    assert "another version of cyopt: delete Numba's cache" in message
     assert result == "1.0 1"
 
 

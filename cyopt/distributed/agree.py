@@ -1,4 +1,4 @@
-"""What must be the same on all ranks, and how a difference is told on each of them."""
+"""What must be the same on all ranks, and how each of them reports a difference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cyopt.optimizer import Optimizer
 
 
 def description(opt: Optimizer, options: dict[str, Any]) -> dict[str, str]:
-    """All that ranks have to agree on, by what it is called in an error."""
+    """All that ranks must agree on, keyed by its name in error messages."""
     (parameters,) = opt._lists.values()
     about = {"the optimizer": type(opt).__name__, "the number of groups": str(len(opt.groups))}
     about.update({name: str(value) for name, value in options.items()})
@@ -33,7 +33,7 @@ def description(opt: Optimizer, options: dict[str, Any]) -> dict[str, str]:
 
 
 def description_of_step(steps: int, hypers: Sequence[Hyper]) -> dict[str, str]:
-    """What ranks have to agree on in a step: they may have been changed since."""
+    """What ranks must agree on in a step: values that may have changed since the start."""
     about = {"the number of steps": str(steps)}
     for i, hyper in enumerate(hypers):
         about.update({f"{field} of group {i}": repr(x) for field, x in hyper._asdict().items()})
@@ -41,21 +41,21 @@ def description_of_step(steps: int, hypers: Sequence[Hyper]) -> dict[str, str]:
 
 
 def check_same(comm: Any, own: dict[str, str]) -> None:
-    """Raise ValueError on every rank, with the first difference, if ranks are not alike."""
+    """Raise ValueError on every rank, with the first difference, if ranks differ."""
     everyone = comm.allgather(own)
     first = everyone[0]
     for rank, other in enumerate(everyone):
         for name in [*first, *other]:
             if first.get(name) != other.get(name):
                 raise ValueError(
-                    f"rank {rank} differs from rank 0: {name} is {other.get(name, 'not there')}"
-                    f" there and {first.get(name, 'not there')} on rank 0; have the same optimizer"
+                    f"rank {rank} differs from rank 0: {name} is {other.get(name, 'missing')}"
+                    f" there and {first.get(name, 'missing')} on rank 0; make the same optimizer"
                     " on all ranks"
                 )
 
 
 def number_of(values: object) -> int:
-    """31 bits of a text, to see whether ranks have the same one."""
+    """A 31-bit hash of values, by which ranks compare them."""
     return zlib.crc32(repr(values).encode()) & 0x7FFFFFFF
 
 
@@ -69,5 +69,5 @@ def check_bits(comm: Any, names: Sequence[str], params: Sequence[Array], step: i
             if a != b:
                 raise RuntimeError(
                     f"after step {step} parameter {name!r} has other bits on rank {rank} than on"
-                    " rank 0: something else has changed it on one of them"
+                    " rank 0: something else changed it on one of them"
                 )

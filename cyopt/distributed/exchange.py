@@ -1,4 +1,4 @@
-"""Gradients into buckets, and buckets reduced over all ranks while others are still being made."""
+"""Fills buckets with gradients, and reduces them while other gradients are still computed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cyopt.distributed.layout import FlatBuffer, Piece, flat
 
 
 class Exchange:
-    """The buckets of all buffers, in the one order in which every rank starts their reductions."""
+    """The buckets of all buffers, in the order in which every rank starts their reductions."""
 
     def __init__(
         self, comm: Any, buffers: Sequence[FlatBuffer], params: Sequence[Array], shard: bool
@@ -59,14 +59,14 @@ class Exchange:
         self._requests: list[Any] = []
 
     def add(self, i: int, grad: Array) -> None:
-        """Add a gradient of a local batch, which is not the last one."""
+        """Add a gradient of a local batch that is not the last one."""
         self._put(i, grad)
         self._summed.add(i)
 
     def pack(self, i: int, grad: Array | None) -> None:
-        """Take the last gradient of this step, and start what is complete with it.
+        """Take a gradient of the last local batch, and start the reductions that it completes.
 
-        The mean over the ranks is the sum of what each rank divides by their number.
+        The mean over the ranks is a sum, since each rank divides its gradients by their number.
         """
         if grad is not None:
             self._put(i, grad)
@@ -90,7 +90,7 @@ class Exchange:
         return i in self.packed or i in self._summed
 
     def _start(self) -> None:
-        """All buckets that are complete, but none before those that stand before it."""
+        """Start reducing the buckets that are complete, each only after all those before it."""
         while self.started < len(self._buckets) and not self._missing[self.started]:
             buffer, k = self._buckets[self.started]
             first, last = buffer.buckets[k]
@@ -107,18 +107,18 @@ class Exchange:
             self._requests += [] if waits else [request]
             self.started += 1
         if self._requests:
-            MPI.Request.Testall(self._requests)  # MPI goes on only inside of its functions
+            MPI.Request.Testall(self._requests)  # MPI makes progress only inside its functions
 
     def wait_from(self, bucket: int) -> None:
-        """Reduce this bucket and those behind it one by one, which takes half the time.
+        """Reduce this bucket and those after it one by one, which takes half the time.
 
-        That is where no other gradients are still to be made, and must be so on all ranks: `bucket`
-        is the most that any of them has `started` without waiting.
+        Only for buckets whose gradients are all computed, and the same ones on all ranks: `bucket`
+        is the largest `started` of any rank.
         """
         self._waits_from = bucket
 
     def finish(self) -> None:
-        """Wait for all reductions; the next step begins."""
+        """Wait for all reductions, and begin the next step."""
         MPI.Request.Waitall(self._requests)
         self._begin()
 
@@ -129,7 +129,7 @@ class Exchange:
     def gather_params(self, pieces: Sequence[Piece], updated: Sequence[Array]) -> None:
         """Give all ranks the pieces of parameters that each has updated.
 
-        Bucket by bucket: what arrives is in the cache when it is copied to its place.
+        Bucket by bucket: what arrives is still in the cache when it is copied to its place.
         """
         own = iter(zip(pieces, updated, strict=True))
         ranks = range(self._comm.size)

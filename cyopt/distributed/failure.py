@@ -1,4 +1,4 @@
-"""An error on one rank ends the job, and so does its end: others would wait for it for ever."""
+"""A rank that fails, or ends before the others, ends the job: others would wait forever."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _watches: list[Watch] = []
 
 
 def end_job_on_errors(comm: Any) -> None:
-    """From now on an exception that nobody catches is printed with its rank, and ends all ranks.
+    """From now on an uncaught exception is printed with its rank, and ends all ranks.
 
-    Also in a thread. A rank that is killed is noticed by mpiexec, which ends the others.
+    Also in threads. If a rank is killed, mpiexec notices it and ends the others.
     """
     if _installed or comm.size == 1:
         return
@@ -39,7 +39,7 @@ def end_job_on_errors(comm: Any) -> None:
 
 
 class Watch:
-    """Tells ranks that wait for a step of one that has ended, by sys.exit or with fewer batches."""
+    """Notifies ranks that wait in a step if a rank has ended, by sys.exit or with fewer batches."""
 
     def __init__(self, comm: Any) -> None:
         self._comm = comm.Dup()
@@ -49,32 +49,32 @@ class Watch:
         _watches.append(self)
 
     def tell(self) -> list[Any]:
-        """Begin to tell all others that this rank has ended."""
+        """Start to notify all others that this rank has ended."""
         return [self._comm.Isend(bytearray(), rank) for rank in self._others]
 
     def wait_for_others(self) -> None:
-        """Until they have ended as well, as MPI would."""
+        """Wait until they have ended too, as MPI would."""
         for rank in self._others:
             self._comm.Recv(bytearray(), rank)
 
     def wait(self, request: Any) -> None:
-        """Until a communication of all ranks is done.
+        """Wait until a communication of all ranks is done.
 
-        Raises RuntimeError if a rank has ended that has not taken part in it: one that has still
-        waits for this one, since buckets follow.
+        Raises RuntimeError if a rank has ended without taking part: one that took part still waits
+        for this one, since buckets follow.
         """
         status = MPI.Status()
         while not request.Test():
-            time.sleep(0)  # for others, where there are more ranks than CPUs
+            time.sleep(0)  # yields to others if there are more ranks than CPUs
             if self._comm.Iprobe(status=status):
                 raise RuntimeError(
-                    f"rank {status.source} has ended, but this one makes another step; make as many"
-                    " on all ranks"
+                    f"rank {status.source} has ended, but this one makes another step; make the"
+                    " same number on all ranks"
                 )
 
 
 def _leave() -> None:
-    """Tell the others of all watches before any is waited for, as they may be in a step of any."""
+    """Notify the others by all watches before waiting: they may be in a step of any of these."""
     if MPI.Is_finalized():
         return
     requests = [request for watch in _watches for request in watch.tell()]

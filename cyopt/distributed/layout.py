@@ -1,14 +1,14 @@
 """Where the numbers of all parameters lie in the buckets that are communicated.
 
-All parameters of one dtype stand one behind the other, the last one first, since a backward pass
-makes the last gradients first. This flat buffer is cut into buckets, and each bucket into equal
+All parameters of one dtype lie one after another, the last one first, since a backward pass
+computes the last gradients first. This flat buffer is cut into buckets, and each bucket into equal
 parts, one for each rank, at multiples of 64 bytes:
 
     parameters     |      w3      |  b2  |            w2            | b1 |     w1     |
     buckets        |           0             |            1            |      2      ...
     parts          |  rank 0    |  rank 1    |  rank 0    |  rank 1    |   ...
 
-With `shard` a rank keeps state for its part of each bucket alone.
+With `shard` a rank keeps state only for its part of each bucket.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from cyopt.arrays import Array
 
-PART_BYTES = 64  # whose multiples the parts are: a line of the cache, a vector of AVX-512
+PART_BYTES = 64  # parts are multiples of it: a cache line, and a vector of AVX-512
 
 
 class Piece(NamedTuple):
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 
 
 class FlatBuffer:
-    """The parameters of one dtype, and the memory through which they and their gradients travel."""
+    """The parameters of one dtype, and the buffer for communicating them and their gradients."""
 
     def __init__(
         self, params: Sequence[Array], members: Sequence[int], ranks: int, bucket_bytes: int
@@ -53,18 +53,18 @@ class FlatBuffer:
         self.views = {i: _like(self.memory[self.starts[i] :], params[i]) for i in self.members}
 
     def part(self, bucket: int, rank: int) -> slice:
-        """What a rank owns of a bucket."""
+        """The part of a bucket that a rank owns."""
         first, last = self.buckets[bucket]
         size = (last - first) // self.ranks
         return slice(first + rank * size, first + (rank + 1) * size)
 
     def pieces(self, rank: int) -> Iterator[Piece]:
-        """What a rank owns, bucket by bucket."""
+        """The pieces that a rank owns, bucket by bucket."""
         for bucket in range(len(self.buckets)):
             yield from self.pieces_of(bucket, rank)
 
     def pieces_of(self, bucket: int, rank: int) -> Iterator[Piece]:
-        """What a rank owns of a bucket."""
+        """The pieces of a bucket that a rank owns."""
         part = self.part(bucket, rank)
         for i in self.members:
             first = self.starts[i]
@@ -79,19 +79,19 @@ class FlatBuffer:
 
 
 def flat_buffers(params: Sequence[Array], ranks: int, bucket_bytes: int) -> list[FlatBuffer]:
-    """A buffer for each dtype that there is."""
+    """A buffer for each dtype of the parameters."""
     dtypes = sorted({param.dtype.name for param in params})
     members = [[i for i, p in enumerate(params) if p.dtype.name == dtype] for dtype in dtypes]
     return [FlatBuffer(params, each, ranks, bucket_bytes) for each in members]
 
 
 def flat(param: Array) -> Array:
-    """All numbers of a dense array, in their order in memory, in the same memory."""
+    """A flat view of a dense array, in memory order."""
     return (param if param.flags.c_contiguous else param.T).reshape(-1)
 
 
 def _like(memory: Array, param: Array) -> Array:
-    """An array at the begin of `memory` with the shape and element order of a parameter."""
+    """An array at the start of `memory` with the shape and element order of a parameter."""
     shape = param.shape if param.flags.c_contiguous else param.T.shape
     array = memory[: param.size].reshape(shape)
     return array if param.flags.c_contiguous else array.T

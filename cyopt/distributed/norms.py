@@ -1,8 +1,8 @@
-"""The norm of gradients of which each rank has a part, with the bits that one rank would have.
+"""The norm of gradients of which each rank has a part, with the bits that a single rank would get.
 
 A sum of squares is made of sums over chunks of 4,096 numbers of one parameter. A rank sums the
-chunks that it has as a whole; of those that a cut divides, all ranks get the numbers. Each sum and
-each number comes from one rank, and the others add 0, so that nothing is rounded.
+chunks that it holds completely; of those that a cut divides, all ranks get the numbers. Each sum
+and each number comes from one rank, and the others add 0, so that nothing is rounded.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Sums:
         self._comm, self._params = comm, params
         counts = [-(-param.size // CHUNK) for param in params]
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(int)
-        # Each cut inside of a parameter is where some piece starts.
+        # Each cut inside a parameter is the start of a piece.
         pieces = [
             piece for buffer in buffers for r in range(comm.size) for piece in buffer.pieces(r)
         ]
         divided = sorted({(p.param, p.start // CHUNK) for p in pieces if p.start % CHUNK})
         self._divided = {chunk: row for row, chunk in enumerate(divided)}
-        # Sums of chunks, how many parts of each parameter are not finite, and the numbers of the
+        # Sums of chunks; how many parts of each parameter are nonfinite; the numbers of the
         # divided chunks.
         sizes = [int(self._first[-1]), len(params), CHUNK * len(divided)]
         self._message = np.zeros(sum(sizes))
@@ -44,9 +44,9 @@ class Sums:
     def measure(
         self, pieces: Sequence[Piece], grads: Sequence[Array | None], scales: Sequence[float]
     ) -> tuple[list[float], list[bool]]:
-        """Of each parameter the sum of squares, and whether it is not finite, alike on all ranks.
+        """Each parameter's sum of squares, and whether it is nonfinite, the same on all ranks.
 
-        `grads` are those of the pieces; `scales` the `s` of each parameter.
+        `grads` are those of the pieces; `scales` has the `s` of each parameter.
         """
         self._message[:] = 0
         for piece, grad in zip(pieces, grads, strict=True):
@@ -63,7 +63,7 @@ class Sums:
         return sums, [bool(n) for n in self._nonfinite]
 
     def _add(self, piece: Piece, grad: Array, s: float) -> None:
-        """What a piece gives: whole chunks, then the rest at either end."""
+        """Add a piece: its whole chunks, then the rest at either end."""
         first = -(-piece.start // CHUNK) * CHUNK
         whole = piece.stop == self._params[piece.param].size
         last = piece.stop if whole else piece.stop // CHUNK * CHUNK

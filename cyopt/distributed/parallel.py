@@ -33,18 +33,18 @@ from cyopt.parameters import AVERAGE
 class DataParallel:
     """An optimizer whose steps are those of all ranks of a communicator, from their mean gradient.
 
-    `opt` is an optimizer of cyopt that is bound to parameters on the CPU, made alike on all ranks;
-    from then on steps are made here. `comm` is a communicator of mpi4py. At the start all get the
-    parameters and averages of rank 0 and, if it has made steps, its state. With `shard` each rank
-    keeps and updates the state of its share alone, as ZeRO's first stage does. Parameters have the
-    same bits on all ranks after each step, and with `shard` those that they have without, where the
-    reduced gradients are the same. `bucket_bytes` is how much is reduced at once; docs/scaling.md
-    says when more is better. Every `check_every` steps the bits are compared.
+    `opt` is a cyopt optimizer bound to parameters on the CPU, made in the same way on all ranks;
+    from then on, make steps through this object. `comm` is an mpi4py communicator. At the start all
+    ranks get the parameters and averages of rank 0 and, if it has made steps, its state. With
+    `shard` each rank keeps and updates only its share of the state, as in ZeRO's first stage. After
+    each step parameters have the same bits on all ranks, and the same with `shard` as without, if
+    the reduced gradients are the same. `bucket_bytes` is how much is reduced at once;
+    docs/scaling.md says when more is better. Every `check_every` steps the bits are compared.
 
-    Groups, schedules, `clip_norm`, `skip_nonfinite` and `ema` act on the mean gradient. An error
-    that nobody catches on one rank ends the job, and so does a rank that ends before the others.
+    Groups, schedules, `clip_norm`, `skip_nonfinite` and `ema` act on the mean gradient. An uncaught
+    error on one rank ends the job, and so does a rank that ends before the others.
 
-    Raises ValueError on all ranks, with the difference, if the optimizers are not alike.
+    Raises ValueError on all ranks, with the difference, if the optimizers differ.
 
     >>> import numpy as np, cyopt
     >>> from mpi4py import MPI
@@ -57,7 +57,7 @@ class DataParallel:
     array([0.5, 0. ])
 
     Source: Li et al. 2020 (PyTorch's DistributedDataParallel: buckets, overlap), Rajbhandari et al.
-    2020 (ZeRO). Unlike them it is told each gradient, or by `ready` as soon as it is made.
+    2020 (ZeRO). Unlike there, gradients are passed to `step`, or each to `ready` once computed.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class DataParallel:
         end_job_on_errors(comm)
         if not isinstance(opt, Optimizer) or not opt._bound:
             raise TypeError(
-                f"opt is {opt!r}; expected an optimizer of cyopt that is made with its parameters"
+                f"opt is {opt!r}; expected a cyopt optimizer that is made with its parameters"
             )
         options = {"shard": shard, "bucket_bytes": bucket_bytes, "check_every": check_every}
         check_same(comm, description(opt, options))
@@ -83,21 +83,21 @@ class DataParallel:
             )
         (whole,) = opt._lists.values()
         if whole.device is not None:
-            raise TypeError("the parameters are on a GPU; DataParallel has arrays on the CPU only")
-        # Of its own: what others send on `comm` meanwhile is not to be taken for a bucket, nor is
+            raise TypeError("the parameters are on a GPU; DataParallel needs arrays on the CPU")
+        # Duplicates: what others send on `comm` meanwhile must not be taken for a bucket, nor must
         # what ranks ask each other, which comes before or after buckets that are under way.
         self._comm, self._control = comm.Dup(), comm.Dup()
         self._watch = Watch(comm)
         self._opt, self._check_every = opt, check_every
         self._shard: Shard | None = None
         self._structure, self._names = opt._structure, whole.names
-        self._given, self._grouped = opt._given, opt._grouped  # with `shard` the pieces are there
+        self._given, self._grouped = opt._given, opt._grouped  # `shard` puts pieces there
         self._specs, self._group_specs, self._dtypes_of = (
             whole.specs,
             whole.group_spec_of,
             whole.dtypes_of,
         )
-        self._params: list[Array] = []  # which others here share
+        self._params: list[Array] = []  # shared with the objects made below
         self._follow()
         self._buffers = flat_buffers(self._params, comm.size, bucket_bytes) if self._params else []
         begun = whole.counts.any()  # else the state is the same everywhere, but averages may not be
@@ -118,13 +118,13 @@ class DataParallel:
 
     @property
     def skipped(self) -> bool:
-        """Whether the last step was skipped, on all ranks, as a gradient was not finite on one."""
+        """Whether the last step was skipped, on all ranks: a gradient was nonfinite on one."""
         return self._opt.skipped
 
     def accumulate(self, grads: Any) -> None:
         """Add the gradients of a local batch to those of the next step; nothing is sent.
 
-        They come before all that is handed over by `ready`, which is the last local batch's.
+        It comes before all calls of `ready`, which takes gradients of the last local batch.
         """
         if self._exchange.packed:
             raise ValueError(
@@ -137,10 +137,10 @@ class DataParallel:
                 self._clear(i, grad)
 
     def ready(self, name: str, grad: Any) -> None:
-        """Hand over the gradient of one parameter as soon as it is made.
+        """Hand over the gradient of one parameter as soon as it is computed.
 
         `name` is its key in `opt.state`. When all gradients of a bucket are there, it is sent while
-        others are made. What is handed over is not given to `step` again.
+        others are computed. A gradient that is handed over is not passed to `step` again.
         """
         if grad is None:
             raise TypeError(f"the gradient of {name!r} is None; expected an array: leave it out")
@@ -157,11 +157,11 @@ class DataParallel:
     def step(self, grads: Any = None) -> bool:
         """Update all parameters on all ranks; every rank calls it.
 
-        `grads` has the structure of the parameters, as for `Optimizer.step`: without those that
-        were handed over by `ready`, in whose place is None. It may be left out if all were. A
-        parameter is skipped if it has no gradient on any rank.
+        `grads` has the structure of the parameters, as for `Optimizer.step`, with None for those
+        that were handed over by `ready`. It may be left out if all were. A parameter is skipped if
+        it has no gradient on any rank.
 
-        Returns True, or False if `skip_nonfinite` skipped the step, alike on all ranks.
+        Returns True, or False if `skip_nonfinite` skipped the step, the same on all ranks.
         """
         given = [None] * len(self._names) if grads is None else self._checked(grads)
         self._follow()
@@ -181,14 +181,14 @@ class DataParallel:
             done = self._step_whole(has_grad)
         else:
             done = self._shard.step(self._exchange.reduced_pieces, has_grad, hypers)
-            if done:  # alike on all ranks
+            if done:  # the same on all ranks
                 self._exchange.gather_params(self._shard.pieces, self._shard.arrays)
         if self._check_every and self._opt.steps % self._check_every == 0:
             check_bits(self._comm, self._names, self._params, self._opt.steps)
         return done
 
     def _follow(self) -> None:
-        """Take up arrays that were put in the place of parameters, as `Optimizer.step` does."""
+        """Adopt arrays that have replaced parameters, as `Optimizer.step` does."""
         values = trees.leaves(current_params(self._given, self._grouped), self._structure, "params")
         params = as_same_params(values, self._names, self._specs)
         if self._params and all(map(is_, params, self._params)):
@@ -210,7 +210,7 @@ class DataParallel:
         return hypers_at(self._opt.groups, self._opt.steps, self._dtypes_of)
 
     def _agree(self, given: Sequence[Array | None], hypers: list[Hyper]) -> list[bool]:
-        """Which parameters have a gradient on any rank; and how far all are, and that all agree."""
+        """Which parameters have a gradient on any rank; also compares progress and numbers."""
         own = number_of((self._opt.steps, hypers))
         has_grad = [g is not None or self._exchange.has(i) for i, g in enumerate(given)]
         self._flags[:] = [*has_grad, self._exchange.started, own, -own]
@@ -231,14 +231,14 @@ class DataParallel:
         if self._shard:
             if self._exchange.packed:
                 raise ValueError(
-                    "gradients were handed over by ready() already, and with shard a state_dict is"
-                    " put together by messages that could meet theirs; ask for it after step()"
+                    "gradients were handed over by ready() already, and with shard state_dict()"
+                    " sends messages that could mix with theirs; call it after step()"
                 )
             return self._shard.state_dict()
         return self._opt.state_dict() if self._comm.rank == 0 else None
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` gave, with any number of ranks, with `shard` or without.
+        """Continue from what `state_dict` returned, with any number of ranks, `shard` or not.
 
         Every rank calls it with the same one. Raises as `Optimizer.load_state_dict` does.
         """
@@ -247,7 +247,7 @@ class DataParallel:
     def save(self, path: files.StrPath) -> None:
         """Write one file for all ranks, as `cyopt.save` does; every rank calls it.
 
-        It is loaded by `load` of any number of ranks, or by `cyopt.load`. Rank 0 has the whole
+        `load` reads it with any number of ranks, and so does `cyopt.load`. Rank 0 has the whole
         state in memory meanwhile. Raises as `cyopt.save` does on rank 0, and OSError on others.
         """
         saved, error = self.state_dict(), None

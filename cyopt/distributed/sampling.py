@@ -1,4 +1,4 @@
-"""Which samples of each mini-batch are a rank's own."""
+"""Which samples of each mini-batch belong to a rank."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ def own_batches(
 ) -> Iterator[tuple[np.ndarray[Any, Any], float]]:
     """For each mini-batch of an epoch, this rank's samples, and the weight of their mean gradient.
 
-    All ranks shuffle `samples` alike, from `seed` and `epoch`, and cut them into mini-batches of
-    `batch`, the last one of what is left; of each a rank takes its share. So every sample is one
-    rank's, once in an epoch, and mini-batches are the same ones for any number of ranks. The weight
-    is 1 but where shares differ in size: with it the mean over the ranks is that over the samples.
+    All ranks shuffle `samples` in the same way, from `seed` and `epoch`, and cut them into
+    mini-batches of `batch`, the last one of what is left; each rank takes its share of each. So
+    every sample goes to one rank, once per epoch, and mini-batches are the same for any number of
+    ranks. The weight is 1 unless shares differ in size; with it, the mean over the ranks is the
+    mean over the samples.
 
     >>> from mpi4py import MPI
     >>> from cyopt.distributed import own_batches

@@ -1,4 +1,4 @@
-"""What a rank keeps of an optimizer with `shard`: its pieces and their steps; whole state again."""
+"""A rank's share of an optimizer with `shard`: steps of its pieces, and whole state again."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from cyopt.hyper import Hyper
 from cyopt.measured import measurements
 from cyopt.optimizer import Optimizer
 
-_BLOCK = 1 << 14  # numbers that stay in the cache
+_BLOCK = 1 << 14  # numbers, so few that they stay in the cache
 
 
 def _name_of(name: str, piece: Piece) -> str:
-    """Of a piece, in the optimizer's state."""
+    """The name of a piece in the optimizer's state."""
     return f"{name}[{piece.start}:{piece.stop}]"
 
 
 class Shard:
-    """An optimizer that from now on has this rank's pieces as its parameters.
+    """Makes this rank's pieces the parameters of an optimizer.
 
-    Its groups and their hyperparameters stay the same objects; the state of the rest is given back.
+    Its groups and their hyperparameters stay the same objects; the state of the rest is freed.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Shard:
         opt._lists = {None: made}
 
     def follow(self) -> None:
-        """Take the pieces of the parameters where these are now."""
+        """Take the pieces from the current arrays of the parameters."""
         self.arrays[:] = [flat(self._params[p.param])[p.start : p.stop] for p in self.pieces]
 
     def step(self, grads: Sequence[Array], has_grad: Sequence[bool], hypers: list[Hyper]) -> bool:
@@ -94,7 +94,7 @@ class Shard:
         sums: Sequence[float],
         norm: float,
     ) -> None:
-        """What a kernel begins with, for gradients whose norm other ranks decide on as well."""
+        """Scale and clip as a kernel does first, with norms over the gradients of all ranks."""
         for piece, grad in zip(self.pieces, grads, strict=True):
             x = scalars[piece.param]
             with np.errstate(all="ignore"):
@@ -104,10 +104,10 @@ class Shard:
                     _multiply(grad, grad.dtype.type(s))
 
     def state_dict(self) -> dict[str, Any] | None:
-        """On rank 0 what `state_dict` of the whole optimizer would be; the others give their part.
+        """On rank 0 the `state_dict` of the whole optimizer; the others contribute their parts.
 
-        One array at a time travels: each rank has zeros in the place of what it does not have, and
-        their bits are joined by "or".
+        One array is sent at a time: each rank has zeros for what it does not hold, and the bits are
+        combined by "or".
         """
         saved = self._opt.state_dict()
         own = saved.pop("state")
@@ -132,7 +132,7 @@ class Shard:
             self._comm.Reduce(bits, None, MPI.BOR, root=0)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take this rank's part of what `state_dict` of a whole optimizer gave."""
+        """Take this rank's part of the `state_dict` of a whole optimizer."""
         checkpoint.check_whole(self._opt, saved)
         checkpoint.same_names("state", saved["state"], self._names)
         state = {}
@@ -155,7 +155,7 @@ class Shard:
 
 
 def _multiply(array: Array, s: Any) -> None:
-    """`s*array` in place, as a kernel has it: where it flushes subnormal numbers they are zero."""
+    """`s*array` in place, as in a kernel: subnormal numbers are zero if kernels flush them."""
     tiny = np.finfo(array.dtype).tiny if _cpu.get_config()["flush_subnormals"] else 0
     for first in range(0, array.size, _BLOCK):
         part = array[first : first + _BLOCK]

@@ -1,7 +1,7 @@
-"""cyopt inside other people's frameworks: a module each, imported only when it is asked for.
+"""cyopt inside other frameworks: one module for each, imported only on request.
 
-Each needs its framework, which is an extra: `pip install 'cyopt[sklearn]'`. No rule and no check is
-written here a second time; a module translates between its framework's names and the core's.
+Each needs its framework, which is an extra: `pip install 'cyopt[sklearn]'`. No rule or check is
+repeated here; a module only translates between its framework's names and the core's.
 """
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ def require(package: str, minimum: str, extra: str) -> None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The release of a version as numbers: (1, 26) of "1.26.4rc1"."""
+    """The release of a version as numbers: (1, 26) for "1.26.4rc1"."""
     return tuple(map(int, re.findall(r"\d+", version)[:2]))

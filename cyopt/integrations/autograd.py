@@ -1,19 +1,19 @@
 """The optimizers of autograd (HIPS) on cyopt's step: the same signatures, callbacks and results.
 
-`from cyopt.integrations.autograd import adam` in place of `from autograd.misc.optimizers import
-adam`; nothing else changes. Where autograd flattens all parameters into one vector at each step,
-here each array is updated in place, once a step.
+Write `from cyopt.integrations.autograd import adam` instead of `from autograd.misc.optimizers
+import adam`; nothing else changes. Where autograd flattens all parameters into one vector at each
+step, here each array is updated in place, once a step.
 
-Each function has `grad(x, i)`, which gives the gradient at iteration i, of the structure of x;
-`x0`, any nesting of dict, list and tuple of arrays and numbers, which stays as it is; and
-`callback(x, i, g)`, called before the update. What `grad` and `callback` are given is theirs to
-keep: copies, whose changes do not count. The result is float64, and a number becomes a 0-d array,
-as in autograd. sgd gives autograd's bits; the others round in another order.
+Each function takes `grad(x, i)`, which returns the gradient at iteration i in the structure of x;
+`x0`, any nesting of dict, list and tuple of arrays and numbers, which is not modified; and
+`callback(x, i, g)`, called before the update. `grad` and `callback` get copies, which they may keep
+or change. The result is float64, and a number becomes a 0-d array, as in autograd. sgd has the same
+bits as autograd's; the others round in a different order.
 
-Not as in autograd: parameters of other real types, such as float32 or int, are float64 from the
-first iteration on, not the second; complex and extended ones are refused; gradients must have their
-parameters' shapes, and do not flow through the optimizer (to hyperparameters, say). Raises
-TypeError or ValueError that names the array, or the hyperparameter in cyopt's spelling.
+Unlike in autograd, parameters of other real types, such as float32 or int, are float64 from the
+first iteration on, not the second; complex and extended-precision ones are refused; gradients must
+have their parameters' shapes, and do not flow through the optimizer (to hyperparameters, say).
+Errors are TypeError or ValueError, and name the array, or the hyperparameter by cyopt's name.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def adam(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> Tree:
-    """Adam: `m = b1*m + (1-b1)*g`; `v = b2*v + (1-b2)*g*g`; with t = 1, 2, ... the iterations,
+    """Adam: `m = b1*m + (1-b1)*g`; `v = b2*v + (1-b2)*g*g`; at iteration t = 1, 2, ...,
     `x = x - step_size * m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps)`.
 
     >>> from cyopt.integrations.autograd import adam
@@ -121,9 +121,9 @@ def _run(
 
 
 def _mapped(function: Callable[..., Any], tree: Tree, where: str = "") -> Tree:
-    """The tree with `function` of each leaf; of the types that autograd takes apart.
+    """The tree with `function` applied to each leaf; containers are those that autograd flattens.
 
-    With `where`, what the tree is called, the function is told which leaf it is.
+    With `where`, the name of the tree, the function also gets the name of the leaf.
     """
     if type(tree) is dict:
         return {k: _mapped(function, x, where and f"{where}[{k!r}]") for k, x in tree.items()}
@@ -144,7 +144,7 @@ def _float64(tree: Tree, what: str) -> Tree:
         if isbox(leaf):
             raise TypeError(
                 f"{where} is autograd's {type(leaf).__name__}, but gradients do not flow through"
-                " cyopt's step; use autograd.misc.optimizers there"
+                " cyopt's step; use autograd.misc.optimizers instead"
             )
         number = isinstance(leaf, numbers.Real)
         array = np.asarray(leaf) if number else as_array(leaf, where)

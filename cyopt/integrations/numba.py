@@ -1,6 +1,6 @@
-"""cyopt inside functions that Numba compiles: a whole training loop without Python and the GIL.
+"""cyopt inside functions that Numba compiles: a whole training loop without Python or the GIL.
 
-    numbers = hyper(cyopt.Adam(lr=1e-3), np.float32)    # once, in Python: everything is checked
+    numbers = hyper(cyopt.Adam(lr=1e-3), np.float32)    # once, in Python: checks everything
 
     @njit(nogil=True)
     def train(w, m, v, numbers, steps):
@@ -8,8 +8,8 @@
             numbers[0].lr = 1e-3 / t                     # any number may be changed
             update(numbers, t, w, gradient(w), (m, v))
 
-The bits are those of `cyopt.Adam.step`: it is the same compiled code, with the instruction set and
-the threads that are set.
+The bits are those of `cyopt.Adam.step`: both run the same compiled code, with the instruction set
+and number of threads that are set.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from numba.core import cgutils  # noqa: E402
 from numba.core.errors import TypingError  # noqa: E402
 from numba.extending import intrinsic, overload  # noqa: E402
 
-# By name: what Numba keeps on disk must not hold an address of this process.
+# Called by name: what Numba caches on disk must not contain an address of this process.
 _SYMBOL = "cyopt_update_as_set"
 llvm.add_symbol(_SYMBOL, _cpu.UPDATE_AS_SET)
 
-# What `hyper` gives: struct cyopt_hyper, and the size of a number of the parameters behind it.
+# What `hyper` returns: struct cyopt_hyper, then the item size of the parameters.
 _STRUCT = _cpu.hyper_record(cyopt.SGD().groups[0].at(0)).dtype
 _NUMBERS = np.dtype([*_STRUCT.descr, ("itemsize", np.intc)])
 _RECORD = from_dtype(_NUMBERS)
 
-# What a step from Python may have beside the rule, and how it is turned off.
+# Options that a step from Python has beyond the rule, and the values that turn them off.
 _OFF = {
     "clip_norm": None,
     "skip_nonfinite": False,
@@ -63,14 +63,15 @@ _SECOND = tuple(slots[1] if len(slots) > 1 else 1 for slots in _SLOTS)
 def hyper(optimizer: cyopt.Optimizer, dtype: Any) -> np.ndarray[Any, Any]:
     """The numbers of an optimizer for `update`: an array of one record, `numbers[0].lr` and so on.
 
-    `optimizer` says the formula and its numbers, as in `cyopt.Adam(lr=0.1, eps_hat=True)`; `dtype`
+    `optimizer` gives the formula and its numbers, as in `cyopt.Adam(lr=0.1, eps_hat=True)`; `dtype`
     is that of the parameters. The fields are those of `struct cyopt_hyper` in cyopt.h: betas are
-    `beta1` and `beta2`, alpha is `beta2`. Compiled code may change them, and is then to keep them
-    in range.
+    `beta1` and `beta2`, alpha is `beta2`. Compiled code may change them, but must keep them in
+    range.
 
     Raises TypeError for a schedule (set the field in the loop), for what `update` cannot do
-    (clip_norm, skip_nonfinite, zero_grads, cast_grads, capturable, averages), and for a starting
-    value of the state, which is the caller's; ValueError for numbers that mean nothing in `dtype`.
+    (clip_norm, skip_nonfinite, zero_grads, cast_grads, capturable, averages), and for a nonzero
+    initial value of the state, which the caller fills; ValueError for numbers that are invalid in
+    `dtype`.
 
     >>> import numpy as np, cyopt
     >>> from cyopt.integrations.numba import hyper
@@ -85,20 +86,20 @@ def hyper(optimizer: cyopt.Optimizer, dtype: Any) -> np.ndarray[Any, Any]:
     except TypeError:
         known = False
     if not known:
-        raise TypeError(f"dtype is {dtype!r}; expected the parameters', float32 or float64")
+        raise TypeError(f"dtype is {dtype!r}; expected that of the parameters, float32 or float64")
     if len(optimizer.groups) != 1:
         raise TypeError(f"optimizer has {len(optimizer.groups)} groups; pass one with one group")
     (group,) = optimizer.groups
     for name, off in _OFF.items():
         if group.values()[name] is not off:
             raise TypeError(
-                f"{name} is {group.values()[name]!r}, which update in compiled code does without:"
-                f" pass {name}={off}, or call step() from Python"
+                f"{name} is {group.values()[name]!r}, which update() in compiled code does"
+                f" not support: pass {name}={off}, or call step() from Python"
             )
     for name in optimizer.initial_values.values():
         if group.values()[name] != 0:
             raise TypeError(
-                f"{name} is {group.values()[name]!r}, but the state of update is the caller's:"
+                f"{name} is {group.values()[name]!r}, but the caller makes the state for update():"
                 f" pass {name}=0, and fill the array with it"
             )
     for field, (name, _) in group.schedules.items():
@@ -112,18 +113,18 @@ def hyper(optimizer: cyopt.Optimizer, dtype: Any) -> np.ndarray[Any, Any]:
 
 
 def update(numbers: Any, step: int, param: Any, grad: Any, state: Any) -> None:
-    """Step `step`, which counts from 1, of one array in place; for code that Numba compiles.
+    """Make step `step`, counted from 1, of one array in place; for code that Numba compiles.
 
-    `numbers` is of `hyper`. `param`, `grad` and the arrays in the tuple `state`, in the order of
-    the functional form (`(exp_avg, exp_avg_sq)` of Adam, `()` of SGD), are contiguous arrays of one
-    type, shape and order, float32 or float64. That no two of them share memory is the caller's
-    part. Without the GIL where the compiled function is; the instruction set, threads and
-    subnormals are as Python's functions have set them when it is called.
+    `numbers` comes from `hyper`. `param`, `grad` and the arrays in the tuple `state`, in the order
+    of the functional form (`(exp_avg, exp_avg_sq)` for Adam, `()` for SGD), are contiguous arrays
+    of the same dtype (float32 or float64), shape and order. The caller ensures that no two of them
+    share memory. It runs without the GIL if the compiled function does; the instruction set,
+    threads and subnormals are as set, by cyopt's functions in Python, at the time of the call.
 
-    Raises numba.TypingError, when it is compiled, for arrays of other kinds and a step that is not
-    an integer; ValueError, before anything is written, for another type than `hyper` was given,
-    other shapes, another number of state arrays, and a step below 1; RuntimeError if Numba has kept
-    the function (`cache=True`) from another version of cyopt.
+    Raises numba.TypingError, at compilation, for arrays of other kinds and a step that is not an
+    integer; ValueError, before anything is written, for a dtype other than the one given to
+    `hyper`, shapes that differ, a wrong number of state arrays, and a step below 1; RuntimeError if
+    Numba cached the function (`cache=True`) with another version of cyopt.
 
     >>> import numpy as np, cyopt
     >>> from numba import njit
@@ -151,29 +152,29 @@ def _update(
         if len(numbers) != 1:
             raise ValueError("numbers is not the one record that hyper gives")
         if numbers[0].itemsize != param.itemsize:
-            raise ValueError("numbers is of hyper for another dtype than that of param")
+            raise ValueError("numbers was made by hyper for another dtype than that of param")
         rule = numbers[0].rule
         if rule < 0 or rule >= len(_COUNTS) or _COUNTS[rule] != n_state:
-            raise ValueError("state has not as many arrays as the rule of these numbers")
+            raise ValueError("state does not have as many arrays as the rule of these numbers")
         if np.int64(step) < 1:
             raise ValueError("step counts from 1")
         if numbers[0].clip_norm != 0.0 or numbers[0].skip_nonfinite != 0:
             raise ValueError("clip_norm and skip_nonfinite cannot be turned on in compiled code")
         if grad.shape != param.shape:
-            raise ValueError("grad has not the shape of param")
+            raise ValueError("grad does not have the shape of param")
         if param.ctypes.data % param.itemsize != 0 or grad.ctypes.data % param.itemsize != 0:
-            raise ValueError("param or grad is not aligned to its numbers: pass a copy")
-        if n_state > 0:  # there is no loop over an empty tuple
+            raise ValueError("param or grad is not aligned to its item size: pass a copy")
+        if n_state > 0:  # Numba cannot loop over an empty tuple
             for array in state:
                 if array.shape != param.shape:
-                    raise ValueError("an array of state has not the shape of param")
+                    raise ValueError("an array of state does not have the shape of param")
                 if array.ctypes.data % param.itemsize != 0:
                     raise ValueError(
-                        "an array of state is not aligned to its numbers: make it anew"
+                        "an array of state is not aligned to its item size: allocate it again"
                     )
         if _call(numbers, step, param, grad, state, _SECOND[rule]) < 0:
             raise RuntimeError(
-                "this function was compiled for another version of cyopt: delete what Numba keeps"
+                "this function was compiled for another version of cyopt: delete Numba's cache"
                 " of it (__pycache__, NUMBA_CACHE_DIR)"
             )
 
@@ -181,13 +182,13 @@ def _update(
 
 
 def _check_types(numbers: Any, step: Any, param: Any, grad: Any, state: Any) -> None:
-    """What can be known when the call is compiled."""
+    """The checks that are possible when the call is compiled."""
     if not isinstance(numbers, types.Array) or (numbers.dtype, numbers.ndim) != (_RECORD, 1):
         raise TypingError(f"numbers is {numbers}; expected what cyopt's hyper() gives")
     if not isinstance(step, types.Integer):
         raise TypingError(f"step is {step}; expected an integer, 1 in the first step")
     if not isinstance(state, types.BaseTuple):
-        raise TypingError(f"state is {state}; expected a tuple of arrays, () for a rule without")
+        raise TypingError(f"state is {state}; expected a tuple of arrays, () if there are none")
     for name, array in [("param", param), ("grad", grad), *(("state", array) for array in state)]:
         if not isinstance(array, types.Array) or array.dtype not in (types.float32, types.float64):
             raise TypingError(f"{name} is {array}; expected an array of float32 or float64")

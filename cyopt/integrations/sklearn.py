@@ -1,8 +1,8 @@
 """scikit-learn's MLPClassifier and MLPRegressor on cyopt's step: `accelerate`, or `on` and `off`.
 
-What is exchanged is the method `update_params` of scikit-learn's two optimizer classes, for "adam"
-and "sgd". Its optimizers keep their state in their own attributes, so estimators, their pickles and
-what reads them stay scikit-learn's. The scalars of a step are scikit-learn's own as well.
+They replace the method `update_params` of scikit-learn's two optimizer classes, for "adam" and
+"sgd". These keep their state in their own attributes, so estimators, their pickles and code that
+reads them are unaffected. The scalars of a step are still scikit-learn's.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ _lock = threading.Lock()
 
 @contextmanager
 def accelerate() -> Iterator[None]:
-    """Within this block, scikit-learn's multi-layer perceptrons step by cyopt.
+    """Within this block, cyopt takes the steps of scikit-learn's multi-layer perceptrons.
 
     For `solver="adam"` and `"sgd"`, `fit` and `partial_fit`, in all threads of the process. Blocks
-    may be nested. Fitted models are scikit-learn's alone: they are unpickled without cyopt.
+    may be nested. Fitted models contain nothing of cyopt: they can be unpickled without it.
 
-    float64 results are equal to scikit-learn's own to the bit, and so are float32's of "sgd". With
-    NumPy 2, scikit-learn's Adam computes the last part of a float32 update in float64, and cyopt
-    all of it in float32: each step agrees to a few units in the last place, and whole fits drift
-    apart as by any rounding. With sample weights some gradients are float64, and scikit-learn's
-    state becomes so; cyopt's stays float32, for both solvers.
+    float64 results have the same bits as scikit-learn's own, and so do float32 results of "sgd".
+    With NumPy 2, scikit-learn's Adam computes the last part of a float32 update in float64, and
+    cyopt all of it in float32: each step agrees to a few units in the last place, and whole fits
+    drift apart as with any difference in rounding. With sample weights some gradients are float64,
+    and scikit-learn's state becomes float64; cyopt's stays float32, for both solvers.
 
-    What cyopt refuses scikit-learn's own method does: momentum 0 or 1, a parameter that is
-    read-only, state that is float64 beside float32 parameters, a momentum or learning rate of
-    NumPy's types beside them. Optimizers whose method is their own, by a subclass or because
-    somebody else has put it there, are updated by that.
+    Where cyopt refuses, scikit-learn's own method takes the step: momentum 0 or 1, a read-only
+    parameter, and, with float32 parameters, float64 state or a momentum or learning rate of NumPy's
+    types. Optimizers whose method comes from a subclass, or from someone else's patch, are updated
+    by that method.
 
     State is updated in place, where scikit-learn makes new arrays at each step, and NumPy does not
-    warn of an overflow. In weights and state, numbers below 2.2e-308 (float32: 1.2e-38) become
-    zero, unless `cyopt.set_subnormals("keep")`.
+    warn of overflow. In weights and state, numbers below 2.2e-308 (float32: 1.2e-38) become zero,
+    unless `cyopt.set_subnormals("keep")` is set.
 
-    The processes that joblib starts by default, for `n_jobs=2`, run scikit-learn's own methods,
-    with the same results in float64. To accelerate them as well, let each begin with `on`:
+    The processes that joblib starts by default, as for `n_jobs=2`, run scikit-learn's own methods,
+    with the same results in float64. To accelerate them too, let each start with `on`:
     `joblib.parallel_config("loky", initializer=cyopt.integrations.sklearn.on)`. Forked processes
-    and threads are as their parent.
+    and threads behave like their parent.
 
     >>> import numpy as np
     >>> from sklearn.neural_network import MLPRegressor
@@ -74,14 +74,14 @@ def accelerate() -> Iterator[None]:
 
 
 def on() -> None:
-    """Accelerate until `off`; what that means is in `accelerate`. Twice is the same as once."""
+    """Accelerate until `off`, as described in `accelerate`; calling it twice changes nothing."""
     _change(_users.add, on)
 
 
 def off() -> None:
-    """End what `on` began; a block of `accelerate` that is open stays so.
+    """Undo `on`; open blocks of `accelerate` stay in effect.
 
-    The classes have their original methods again, or what somebody else has put in their place.
+    If there are none, the classes have their original methods again, or someone else's patches.
     """
     _change(_users.discard, on)
 
@@ -97,10 +97,10 @@ def _change(change: Callable[[object], None], user: object) -> None:
 
 
 def _adam_step(optimizer: Any, params: Any, grads: Any) -> None:
-    # The count and the step size: scikit-learn's own method, on no arrays.
+    # The count and the step size, computed by scikit-learn's own method over no arrays.
     scalars = SimpleNamespace(**vars(optimizer))
     scalars.ms = scalars.vs = []
-    with np.errstate(all="ignore"):  # a step size that is not finite is refused, and made again
+    with np.errstate(all="ignore"):  # a nonfinite step size is refused below, and computed again
         host.AdamOptimizer._get_updates(scalars, [])
     cyopt.adam_(
         params,
@@ -117,7 +117,7 @@ def _adam_step(optimizer: Any, params: Any, grads: Any) -> None:
 
 
 def _sgd_step(optimizer: Any, params: Any, grads: Any) -> None:
-    if optimizer.momentum in (0, 1):  # cyopt refuses them below, which takes longer
+    if optimizer.momentum in (0, 1):  # sgd_ would refuse them too, but more slowly
         raise ValueError(f"momentum is {optimizer.momentum}")
     cyopt.sgd_(
         params,
@@ -132,7 +132,7 @@ def _sgd_step(optimizer: Any, params: Any, grads: Any) -> None:
 
 
 def _weak(number: Any, params: Any) -> float:
-    """A number that does not make float64 of float32 arrays, as NumPy 2's own types do."""
+    """A number that does not promote float32 arrays to float64, as NumPy 2's own types do."""
     if isinstance(number, np.generic) and params[0].dtype != np.float64:
         raise TypeError(f"a number is a {type(number).__name__}; expected Python's own")
     return float(number)
@@ -146,7 +146,7 @@ def _double(beta: Any) -> float:
 
 
 def _method(cls: Any, step: Callable[[Any, Any, Any], None]) -> Callable[[Any, Any, Any], None]:
-    """`update_params` of a class: `step`, where that is what scikit-learn's own method does."""
+    """`update_params` of a class: `step`, if the methods it replaces are scikit-learn's own."""
 
     @wraps(host.BaseOptimizer.update_params)
     def update_params(self: Any, params: Any, grads: Any) -> None:
@@ -160,7 +160,7 @@ def _method(cls: Any, step: Callable[[Any, Any, Any], None]) -> Callable[[Any, A
 
 
 def _is_hosts(function: Any) -> bool:
-    """Whether scikit-learn's module defines this function: not a subclass, nor anybody's patch."""
+    """Whether scikit-learn's module defines this function, not a subclass or a patch."""
     return getattr(function, "__globals__", None) is vars(host)
 
 

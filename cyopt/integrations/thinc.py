@@ -1,19 +1,20 @@
 """thinc's optimizers on cyopt's step: in thinc and spaCy, in place of thinc.api.Adam and SGD.
 
-In a spaCy configuration the name is all that changes: `@optimizers = "cyopt.Adam.v1"`.
+In a spaCy configuration only the name changes: `@optimizers = "cyopt.Adam.v1"`.
 
-An `Optimizer` is thinc's own class with another step: its schedules, counters, moments and averages
-are thinc's, in thinc's places. A step clips the gradient, updates the moments, the weights and the
-average and zeroes the gradient in one pass over memory.
+An `Optimizer` is thinc's own class with another step: schedules, counters, moments and averages are
+thinc's, and stay where thinc keeps them. A step clips the gradient, updates the moments, the
+weights and the average and zeroes the gradient in one pass over memory.
 
-Not by cyopt, but by thinc's own method: RAdam, arrays that are not NumPy's, not contiguous in C
-order or not of their weights' shape, and `L2` that is no weight decay beside clipping, which thinc
-adds before it clips. thinc rounds 1 - beta to float32, which moves the second moment by up to 1e-5,
-and sums the norm with its BLAS; else the last bits differ. Where the norm is NaN, thinc does not
-clip, and cyopt makes all of that array NaN; where it is beyond float32, thinc's is infinite. SGD
-zeroes a gradient with a NaN, where thinc leaves NaN in it. A step that cyopt refuses (an array of
-another type, say) raises before anything has changed, with the key and, for numbers, cyopt's names:
-lr for learn_rate, weight_decay for L2, clip_norm for grad_clip.
+thinc's own method still handles RAdam, arrays that are not NumPy's, not contiguous in C order or
+not of their weights' shape, and coupled `L2` (`L2_is_weight_decay=False`) with clipping, because
+thinc adds it before it clips. Otherwise results differ in the last bits, except that thinc rounds
+1 - beta to float32, which changes the second moment by up to 1e-5, and sums the norm with its BLAS.
+If the norm is NaN, thinc does not clip, and cyopt makes the whole array NaN; if it is beyond
+float32, thinc's is infinite. SGD zeroes a gradient with a NaN, where thinc leaves NaN in it. A step
+that cyopt refuses (for an array of another type, say) raises before anything has changed; the error
+has the key and, for numbers, cyopt's names: lr for learn_rate, weight_decay for L2, clip_norm for
+grad_clip.
 """
 
 from typing import Any
@@ -35,12 +36,12 @@ Number: Any = getattr(host, "ScheduleT", None) or host.FloatOrSeq
 
 
 class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types here
-    """thinc's Optimizer, which calls cyopt for the step; see `Adam` and `SGD`."""
+    """thinc's Optimizer, with the step taken by cyopt; see `Adam` and `SGD`."""
 
     __slots__ = ()
 
     def __call__(self, key: Any, weights: Any, gradient: Any, *, lr_scale: float = 1.0) -> Any:
-        """Update the weights in place; returns them and the gradient, which is zero then."""
+        """Update the weights in place and zero the gradient; returns both."""
         if len(gradient) < 1:
             return weights, gradient
         numbers: dict[str, Any] = {
@@ -85,7 +86,7 @@ class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types her
     def _are_alike(self, key: Any, weights: Any, gradient: Any) -> bool:
         """Whether all arrays of this key are NumPy's, dense and of one shape.
 
-        The step refuses other sizes; flattened, it would not notice other shapes.
+        The step refuses other sizes, but it gets flat arrays and would not notice other shapes.
         """
         average = (self.averages or {}).get(key)
         arrays = [weights, gradient] if average is None else [weights, gradient, average]
@@ -94,7 +95,7 @@ class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types her
         )
 
     def _now(self, name: str, key: Any) -> float:
-        """A number at this step: thinc 9 has a schedule in its place, thinc 8 the number itself."""
+        """A number at this step: in thinc 9 the attribute is a schedule, in thinc 8 the number."""
         number = getattr(self, name)
         if callable(number):
             number = number(self.step, key=key, last_score=self.last_score)
@@ -102,7 +103,7 @@ class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types her
 
     @staticmethod
     def _state(known: dict[Any, Any], key: Any, like: Any) -> Any:
-        """The state of this key; a new one is kept only when its first step has been made."""
+        """The state of this key; a new one is kept only after its first step."""
         state = known.get(key)
         return np.zeros_like(like, dtype=np.float32) if state is None else state
 
@@ -124,10 +125,10 @@ def Adam(  # noqa: N802  # thinc's name
 ) -> Optimizer:
     """`thinc.api.Adam` on cyopt's step, with its arguments and defaults; "cyopt.Adam.v1" in spaCy.
 
-    With n the updates of a parameter: `m = beta1*m + (1-beta1)*g`; `v = beta2*v + (1-beta2)*g*g`;
-    `w = w - learn_rate*sqrt(1-beta2^n)/(1-beta1^n) * m / (sqrt(v) + eps)`, g having been clipped to
-    the norm `grad_clip` (0: not); then `w = w - learn_rate*L2*w`, or without `L2_is_weight_decay`
-    `L2*w` is added to g before; then the average of w. Each number may be a schedule of thinc.
+    At update n of a parameter: `m = beta1*m + (1-beta1)*g`; `v = beta2*v + (1-beta2)*g*g`;
+    `w = w - learn_rate*sqrt(1-beta2^n)/(1-beta1^n) * m / (sqrt(v) + eps)`, where g is clipped to
+    the norm `grad_clip` (0: not); then `w = w - learn_rate*L2*w`, or, without `L2_is_weight_decay`,
+    `L2*w` is added to g first; then w is averaged. Each number may be a thinc schedule.
 
     >>> import numpy as np
     >>> from cyopt.integrations.thinc import Adam
@@ -137,7 +138,7 @@ def Adam(  # noqa: N802  # thinc's name
     >>> w.round(6), g
     (array([0.9, 1.1, 1. ], dtype=float32), array([0., 0., 0.], dtype=float32))
 
-    Source: thinc, `thinc.optimizers.Optimizer`; the differences are in this module's description.
+    Source: thinc, `thinc.optimizers.Optimizer`; this module's docstring lists the differences.
     """
     return Optimizer(
         learn_rate,
@@ -161,7 +162,7 @@ def SGD(  # noqa: N802
 ) -> Optimizer:
     """`thinc.api.SGD` on cyopt's step, with its arguments and defaults; "cyopt.SGD.v1" in spaCy.
 
-    `w = w - learn_rate*g`, g having been clipped; then decay and average as in `Adam`.
+    `w = w - learn_rate*g`, where g is clipped; then decay and average as in `Adam`.
 
     >>> import numpy as np
     >>> from cyopt.integrations.thinc import SGD
@@ -180,10 +181,10 @@ def SGD(  # noqa: N802
 
 
 class Ops(NumpyOps):  # type: ignore[misc]
-    """thinc's NumpyOps, whose `adam` is cyopt's, for code that calls it itself.
+    """thinc's NumpyOps with cyopt's `adam`, for code that calls it directly.
 
-    thinc's own Optimizer asks for the operations by the array's type and never sees this one; give
-    the model an `Optimizer` of this module instead.
+    thinc's own Optimizer looks up the operations by the array's type and never uses this class;
+    train with an `Optimizer` of this module instead.
 
     >>> import numpy as np
     >>> from cyopt.integrations.thinc import Ops
@@ -207,7 +208,7 @@ class Ops(NumpyOps):  # type: ignore[misc]
         """`mom1 = beta1*mom1 + (1-beta1)*g`, and so on; all in place. Returns the four arrays.
 
         `weights = weights - learn_rate * mom1 / (mod_rate*sqrt(mom2) + eps)`, where thinc's
-        NumpyOps takes `mod_rate` for 1; the gradient is zero then, as there. Raises TypeError or
+        NumpyOps treats `mod_rate` as 1; the gradient is zeroed, as there. Raises TypeError or
         ValueError, before anything is written, for arrays that do not fit.
         """
         cyopt.adam_(

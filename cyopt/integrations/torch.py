@@ -1,28 +1,31 @@
 """torch's optimizers on cyopt's step: SGD, RMSprop, Adagrad, Adam and AdamW.
 
 Each is torch's own class with another `step`: arguments, defaults, checks, groups, hooks,
-schedulers, closures and `state_dict` are torch's, and state goes into torch's optimizers and comes
-from them. Nothing is copied; where a parameter lies is asked at each step, so that `.data = ...`
-and `.to(...)` are followed. A graph that a step has made stale raises in `backward`, as with torch.
+schedulers, closures and `state_dict` are torch's, and state can be loaded into torch's optimizers
+and from them. Nothing is copied; addresses are read at each step, so that `.data = ...` and
+`.to(...)` are followed. As in torch, `backward` through a graph that a step has made stale raises.
 
-All parameters of a group that have made as many steps are one native call, in one pass over memory;
-on a GPU one launch. Gradients may have any strides. The result is that of torch's single-tensor
-implementation but for the order of operations, so for the last bits; for subnormal numbers, which
-are zero (`cyopt.set_subnormals`); and for hyperparameters that are float32 tensors, which are taken
-as Python's numbers, where torch computes with them in float32. `torch.compile` leaves a step out.
+Parameters of a group that have made the same number of steps share one native call, in one pass
+over memory; on a GPU, one launch. Gradients may have any strides. Results are those of torch's
+single-tensor implementation except for the order of operations, which changes the last bits; for
+subnormal numbers, which become zero (`cyopt.set_subnormals`); and for hyperparameters that are
+float32 tensors, which are converted to Python numbers, where torch computes with them in float32.
+`torch.compile` does not trace a step.
 
-Not as in torch: `foreach`, `fused`, `capturable` and `differentiable` are refused where they are
-True (but loading and unpickling set the first two to None: they say how another optimizer stepped).
-So are tensors elsewhere than on a CPU or NVIDIA GPU, sparse gradients, types other than float32 and
-float64, subclasses that are more than their memory (DTensor), parameters that are negated views,
-have gaps or lie in each other's memory, and numbers that `cyopt.Adam` and its fellows refuse: an
-`lr` below 0 or infinite, decay rates that are or round to 1, dampening below 0 or beside Nesterov's
-momentum. An `lr` that a scheduler's rounding has left just below 0 is 0. State
-in another order in memory than its parameter is copied into that order. A step that is refused
-changes nothing of the parameters of that call; calls before it, of other groups or of parameters
-that have made fewer or more steps, have been made, and errors number the parameters of their call.
-Each tensor costs about 2.5 us of Python beside the arithmetic, as in torch's fused step, and thrice
-that with torch before 2.10; in `cyopt.Adam(tensors).step(grads)` on a GPU 0.3 us.
+Unlike in torch, `foreach`, `fused`, `capturable` and `differentiable` are refused if True (but
+loading and unpickling set the first two to None: they say how another optimizer stepped). Also
+refused are tensors that are not on a CPU or NVIDIA GPU, sparse gradients, dtypes other than float32
+and float64, subclasses that are more than their memory (DTensor), parameters that are negated
+views, have gaps or overlap, and numbers that cyopt's classes refuse: an `lr` below 0 or infinite,
+decay rates that are or round to 1, dampening below 0 or combined with Nesterov momentum. An `lr`
+that a scheduler's rounding has left just below 0 counts as 0. State whose memory order differs from
+its parameter's is copied into that order.
+
+When a call is refused, its parameters are unchanged; earlier calls of the step, for other groups or
+for parameters with another number of steps, have been made. Errors number the parameters within
+their call. Besides the arithmetic, each tensor costs about 2.5 us of Python, as in torch's fused
+step, and three times that before torch 2.10; with `cyopt.Adam(tensors).step(grads)` on a GPU, 0.3
+us.
 """
 
 from __future__ import annotations
@@ -59,9 +62,9 @@ _FLAGS = ("maximize", "nesterov", "decoupled_weight_decay")
 
 
 class _Steps:
-    """`step` of a torch optimizer, by a function of cyopt."""
+    """The `step` of a torch optimizer, made by a cyopt function."""
 
-    # The function, and hyperparameters that torch has under the same name.
+    # The function, and the hyperparameters that have the same name in torch.
     _function: ClassVar[Callable[..., bool]]
     _same: ClassVar[tuple[str, ...]]
     _late: ClassVar[tuple[str, ...]] = ()  # state that may begin after the first step
@@ -71,10 +74,10 @@ class _Steps:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would trace into NumPy
     def step(self, closure: Any = None) -> Any:
-        """Update all parameters that have a gradient; returns what `closure` gives, if any.
+        """Update all parameters that have a gradient; returns what `closure` returns, if any.
 
         Raises TypeError or ValueError for tensors that cyopt does not update; this module's
-        description lists them, and says what has changed then.
+        docstring lists them, and says what has changed by then.
         """
         loss = None
         if closure is not None:
@@ -85,7 +88,7 @@ class _Steps:
         return loss
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """What torch calls to load and to unpickle."""
+        """Called by torch for loading and unpickling."""
         super().__setstate__(state)  # type: ignore[misc]  # of torch's class
         for group in self.param_groups:
             group.update({name: None for name in ("foreach", "fused") if group.get(name)})
@@ -95,7 +98,7 @@ class _Steps:
         raise NotImplementedError
 
     def _numbers(self, group: dict[str, Any]) -> dict[str, Any]:
-        """The hyperparameters of cyopt's function, as Python's own numbers."""
+        """The hyperparameters of cyopt's function, as Python numbers."""
         numbers = {name: number(group[name]) for name in self._same if name in group}
         numbers.update({name: bool(group[name]) for name in _FLAGS if name in group})
         numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
@@ -107,7 +110,7 @@ class _Steps:
         for name in _REFUSED:
             if group.get(name):
                 raise TypeError(
-                    f"{name} is {group[name]}, which cyopt's step is without: leave it out"
+                    f"{name} is {group[name]}, which cyopt's step does not support: leave it out"
                 )
         slots = self._slots(group)
         numbers = self._numbers(group)
@@ -131,7 +134,7 @@ class _Steps:
             type(self)._function(**arrays_of(own), step=done + 1, **numbers)
             self._count([states[i] for i in members])
             self.state.update({params[i]: states[i] for i in changed.intersection(members)})
-            if device < 0:  # the CPU; a step on a GPU tells torch itself
+            if device < 0:  # the CPU; a step on a GPU notifies torch itself
                 increment_version([params[i] for i in members])
 
     def _add_states(
@@ -139,8 +142,8 @@ class _Steps:
     ) -> tuple[list[dict[str, Any]], list[bool], set[int]]:
         """Add the columns of state arrays.
 
-        Returns the states, which of them begin here, and which are to take the place of the
-        optimizer's once they have made a step.
+        Returns the states, which of them start here, and which replace the optimizer's once they
+        have made a step.
         """
         params = columns["param"]
         states = list(map(self.state.get, params))
@@ -153,7 +156,7 @@ class _Steps:
                 if states[i] and not new[i] and slot not in self._late:
                     raise ValueError(
                         f"the state of a parameter that has made steps has no {slot}; load one that"
-                        " has it, or begin anew without: opt.state.pop(parameter)"
+                        " has it, or start from scratch: opt.state.pop(parameter)"
                     )
                 new[i], column[i] = True, self._first(params[i])
                 states[i] = {**states[i], slot: column[i]}
@@ -169,7 +172,7 @@ class _Steps:
         return states, new, changed
 
     def _first(self, param: Any) -> Any:
-        """What a state array of this parameter begins with."""
+        """A new state array of this parameter."""
         value = self.defaults.get("initial_accumulator_value", 0.0)
         return torch.full_like(param, value, memory_format=torch.preserve_format)
 
@@ -206,12 +209,12 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
 
     def _numbers(self, group: dict[str, Any]) -> dict[str, Any]:
         numbers = super()._numbers(group)
-        if not group["momentum"]:  # which dampening and Nesterov's form are of
+        if not group["momentum"]:  # dampening and nesterov act only on momentum
             numbers.update(momentum=0.0, dampening=0.0, nesterov=False)
         return numbers
 
     def _done(self, states: Sequence[dict[str, Any]], new: Sequence[bool]) -> list[int]:
-        """Torch keeps no count here: only the first step of a buffer, undampened, is another."""
+        """SGD keeps no count in torch; only a buffer's first step, which is undampened, differs."""
         return [0 if is_new else 1 for is_new in new]
 
     def _count(self, states: Sequence[dict[str, Any]]) -> None:
