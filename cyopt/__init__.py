@@ -72,7 +72,7 @@ del configure
 
 
 def __getattr__(name: str) -> NoReturn:
-    """Other spellings, RMSprop and Adagrad say, are answered with cyopt's."""
+    """Answer other spellings, such as RMSprop and Adagrad, with cyopt's."""
     known = {cls.__name__.lower(): cls.__name__ for cls in ALL}
     right = {**known, "adamw_": "adam_", "momentum_": "sgd_"}.get(name.lower())
     hint = f"; did you mean cyopt.{right}?" if right else ""

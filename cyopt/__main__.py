@@ -1,4 +1,4 @@
-"""`python -m cyopt`: try cyopt, and see what runs here."""
+"""`python -m cyopt`: try cyopt, measure it, and show what is in use."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
         commands.add_parser("demo", help="train on handwritten digits, against NumPy's optimizers")
     )
     bench.add_arguments(commands.add_parser("bench", help="how fast a step is, and against what"))
-    commands.add_parser("info", help="what runs here: the first lines of a bug report")
+    commands.add_parser("info", help="versions and settings: the first lines of a bug report")
     arguments = parser.parse_args(argv)
     if arguments.command == "demo":
         return demo.main(arguments)
@@ -30,5 +30,5 @@ def main(argv: list[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:  # while libraries are imported; else the commands say what was done
+    except KeyboardInterrupt:  # during imports; later the commands themselves say what was done
         sys.exit(130)

@@ -1,7 +1,7 @@
 """An optimizer's state in a file, without pickle: `save` and `load`.
 
-The file is NumPy's .npz, a zip file whose checksums find what was damaged. Its array "header" is a
-JSON text with all that is not an array; "2.exp_avg" is the state array of the third parameter.
+The file is NumPy's .npz, a zip file whose checksums detect damage. Its array "header" is a JSON
+text with everything that is not an array; "2.exp_avg" is a state array of the third parameter.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ StrPath = str | os.PathLike[str]
 
 
 def save(opt: Optimizer, path: StrPath) -> None:
-    """Write all of an optimizer's state to the file `path`, in place of what was there.
+    """Write an optimizer's whole state to the file `path`, replacing what was there.
 
-    It holds what `state_dict` does: class, hyperparameters, steps, and the step count and the state
-    arrays of each parameter; and its rules, dtypes and shapes. The parameters are not in it, nor
-    are schedules, but that there was one is. `path` gets no ending added; `numpy.load` reads it.
+    The file holds what `state_dict` gives (class, hyperparameters, steps, and the step count and
+    state arrays of each parameter), and rules, dtypes and shapes. It does not hold the parameters,
+    nor schedules, only that there was one. `path` is used as it is, without adding an extension;
+    `numpy.load` reads the file.
 
-    The new file is complete and on disk before it takes the name: until then the old one is as it
-    was, whatever happens; its folder must be writable, and a file that is write-protected is
-    replaced as well. Only a process that is killed can leave a second file beside it, whose name is
-    .cyopt-*.tmp and which may be deleted.
+    The new file is complete and on disk before it takes the name; until then the old one is
+    unchanged, whatever happens. The folder must be writable; a write-protected file is replaced,
+    too. Only a killed process can leave a second file beside it, which is named .cyopt-*.tmp and
+    may be deleted.
 
     Raises TypeError, before anything is written, for a key of `update` that is not made of str, int
-    and tuples; ValueError if `path` is there and not a file; OSError if it cannot be written.
+    and tuples; ValueError if `path` exists and is not a file; OSError if it cannot be written.
 
     >>> import tempfile, numpy as np, cyopt
     >>> opt = cyopt.Adam({"w": np.ones(3)})
@@ -54,9 +55,9 @@ def save(opt: Optimizer, path: StrPath) -> None:
     >>> other.steps
     1
 
-    Unlike torch.save it writes no pickle, and there is never half a file at `path`.
+    Unlike torch.save it writes no pickle, and never leaves half a file at `path`.
     """
-    path = os.fsdecode(path)  # tells arguments in the wrong order
+    path = os.fsdecode(path)  # catches arguments in the wrong order
     write(path, opt._gate.run(_content, opt))
 
 
@@ -73,12 +74,12 @@ def write(path: StrPath, arrays: Mapping[str, Any]) -> None:
 def load(opt: Optimizer, path: StrPath) -> None:
     """Continue from the state that `save` wrote to the file `path`, bit for bit.
 
-    `opt` is made as the saved one was, with the same schedules. It may be bound, unbound or keyed:
-    state waits for parameters that are not there yet.
+    `opt` must be made as the saved one was, with the same schedules. It may be bound, unbound or
+    keyed: state waits for parameters that are not there yet.
 
-    Raises ValueError, before anything is changed, if the file is of another kind, cut, damaged or
-    of a newer format; or of another class, formula or structure, or other names, shapes or dtypes;
-    OSError if it cannot be read.
+    Raises ValueError, before anything is changed, if the file is of another kind, truncated,
+    damaged or of a newer format, or was saved from another class, formula or structure, or from
+    parameters of other names, shapes or dtypes; OSError if it cannot be read.
 
     >>> import tempfile, cyopt
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +88,8 @@ def load(opt: Optimizer, path: StrPath) -> None:
     >>> opt.lr
     0.5
 
-    Unlike torch.load it takes up the state instead of returning it, and a file cannot run code.
+    Unlike torch.load it puts the state into `opt` instead of returning it, and a file cannot run
+    code.
     """
     path = os.fsdecode(path)
     saved = read(path)
@@ -97,7 +99,7 @@ def load(opt: Optimizer, path: StrPath) -> None:
 
 @contextlib.contextmanager
 def fitting(path: StrPath) -> Iterator[None]:
-    """Say of which file what does not fit."""
+    """Name the file in an error about what does not fit."""
     try:
         yield
     except (KeyError, TypeError, ValueError) as error:
@@ -116,7 +118,7 @@ def _content(opt: Optimizer) -> dict[str, Array]:
 def content(
     saved: dict[str, Any], rules: list[str], kinds: Mapping[Any, Mapping[str, Any]]
 ) -> dict[str, Array]:
-    """The arrays of a file with what `state_dict` gave, which is used up."""
+    """The arrays of a file, made of what `state_dict` gave, which is consumed."""
     arrays, parameters = {}, []
     for i, (name, entry) in enumerate(saved.pop("state").items()):
         _check_key(name)
@@ -132,8 +134,8 @@ def content(
         "rules": rules,
         "parameters": parameters,
     }
-    # Floats are exact: Python writes the digits that give them back. Text is not escaped, as two
-    # surrogates would come back as one character.
+    # Floats are exact: Python writes enough digits to restore them. Text is not escaped, because
+    # two surrogates would come back as one character.
     return {"header": np.array(json.dumps(header, ensure_ascii=False)), **arrays}
 
 
@@ -143,13 +145,13 @@ def rules_of(opt: Optimizer) -> list[str]:
 
 
 def _kinds(opt: Optimizer) -> dict[Any, dict[str, Any]]:
-    """Name -> what each parameter that is there was when its state was made, as JSON has it."""
+    """Name -> dtype and shape of each known parameter when its state was made, in JSON's types."""
     lists = opt._lists.values()
     return {name: kind for each in lists for name, kind in kinds_of(each.names, each.specs).items()}
 
 
 def kinds_of(names: Sequence[Any], specs: Sequence[Spec]) -> dict[Any, dict[str, Any]]:
-    """The same of parameters in a list."""
+    """The same for a list of parameters."""
     return {
         name: {"dtype": spec.dtype.name, "shape": list(spec.shape)}
         for name, spec in zip(names, specs, strict=True)
@@ -157,24 +159,24 @@ def kinds_of(names: Sequence[Any], specs: Sequence[Spec]) -> dict[Any, dict[str,
 
 
 def _check_key(key: object) -> None:
-    """A file can give back a key of `update` that equals this one."""
+    """Check that a file can give back a key of `update` that equals this one."""
     if type(key) is tuple:
         for part in key:
             _check_key(part)
     elif type(key) not in (str, int):
         raise TypeError(
-            f"key {key!r} of update is or has a {type(key).__name__}; a file keeps keys that are"
-            " str, int, or tuples of these: use such a key, as str(key)"
+            f"key {key!r} of update is or contains a {type(key).__name__}; a file keeps keys that"
+            " are str, int, or tuples of these: use such a key, for example str(key)"
         )
 
 
 def _as_key(key: Any) -> Any:
-    """A key as it was: JSON has lists for tuples."""
+    """A key as it was: JSON turns tuples into lists."""
     return tuple(map(_as_key, key)) if isinstance(key, list) else key
 
 
 def _replace(path: str, arrays: Mapping[str, Any]) -> None:
-    """Write a file under another name, to disk, and then give it this one: all of it or nothing."""
+    """Write a file to disk under another name, and then rename it: all of it or nothing."""
     folder = os.path.dirname(path)
     temporary = os.path.join(folder, f".cyopt-{os.urandom(8).hex()}.tmp")
     try:
@@ -194,7 +196,7 @@ def _replace(path: str, arrays: Mapping[str, Any]) -> None:
 
 
 def _keep_access(path: str, temporary: str) -> None:
-    """Who may read the file stays as it was, and whose it is where that can be given away."""
+    """Keep the old file's permissions and, where the system allows it, its owner."""
     with contextlib.suppress(OSError):
         before = os.stat(path)
         if hasattr(os, "chown"):
@@ -204,7 +206,7 @@ def _keep_access(path: str, temporary: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Bring the new name to disk, where the system can: Windows opens no folder."""
+    """Bring the new name to disk if the system can: Windows does not open folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -213,29 +215,35 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
+class _UnusableError(Exception):
+    """What `read` itself finds wrong with a file."""
+
+
 def read(path: StrPath) -> dict[str, Any]:
-    """The header of a file and, made of its arrays, the "state" of a state_dict."""
+    """The header of a file, with the "state" of a state_dict made of its arrays."""
     with open(path, "rb") as file:
         data = io.BytesIO(file.read())
     try:
         with np.load(data, allow_pickle=False) as archive:
             if any(part.compress_type for part in archive.zip.infolist()):
-                raise ValueError("its arrays are compressed, which save() does not do")
-            # Now: later a checksum is compared only if the array's head, which may be what is
-            # damaged, has it read to its end.
+                raise _UnusableError("its arrays are compressed, which save() does not do")
+            # Now: later a checksum is compared only if the array is read to its end, which its
+            # header decides, and that may be what is damaged.
             if damaged := archive.zip.testzip():
-                raise ValueError(f"the checksum of {damaged} is wrong")
+                raise _UnusableError(f"the checksum of {damaged} is wrong")
             header: dict[str, Any] = json.loads(archive["header"].item())
             if header["format"] != _FORMAT:
-                raise ValueError(f"its format is {header['format']!r}")
+                raise _UnusableError(f"its format is {header['format']!r}")
             if header["version"] == _VERSION:
                 return {**header, "state": _state(header["parameters"], archive)}
-    except (MemoryError, TimeoutError):  # of a signal handler: the bytes are here already
+    except (MemoryError, TimeoutError):  # from a signal handler: the bytes are here already
         raise
-    except Exception as error:  # what zipfile, NumPy and json raise for any bytes is not written
+    except Exception as error:  # zipfile, NumPy and json do not document what bad bytes raise
+        # Others' advice, such as NumPy's to allow pickles, does not apply here.
+        reason = error if isinstance(error, _UnusableError) else type(error).__name__
         raise ValueError(
-            f"{path!r} is not a whole file of cyopt.save ({type(error).__name__}: {error}): it is"
-            " of another kind, or was cut or damaged; load another copy"
+            f"{path!r} is not a whole file of cyopt.save ({reason}): it is of another kind, or was"
+            " truncated or damaged; load another copy"
         ) from error
     raise ValueError(
         f"{path!r} has version {header['version']!r} of its format, of cyopt {header.get('cyopt')};"
@@ -256,7 +264,7 @@ def _state(parameters: Iterable[Mapping[str, Any]], archive: Mapping[str, Array]
 def check_made(
     opt: Optimizer, kinds: Mapping[Any, Mapping[str, Any]], saved: Mapping[str, Any]
 ) -> None:
-    """Check what a state_dict lacks: rules, and of what `kinds` the parameters are."""
+    """Check what a state_dict does not hold: the rules, and the `kinds` of the parameters."""
     rules, own = saved["rules"], rules_of(opt)
     if (saved["optimizer"], rules) != (type(opt).__name__, own):
         raise ValueError(

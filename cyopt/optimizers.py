@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _off(momentum: object) -> bool:
-    """Whether there is no velocity: a schedule of the momentum has one."""
+    """Whether there is no velocity; a schedule of the momentum has one."""
     return not callable(momentum) and momentum == 0
 
 
@@ -29,42 +29,42 @@ class SGD(Optimizer):
     - "lr_inside" (Keras, scikit-learn): `v = mu*v - lr*g`; `p = p + v`
     - "average" (textbooks, autograd): `v = mu*v + (1 - mu)*g`; `p = p - lr*v`
 
-    `nesterov` steps along `g + mu*v`, with v already updated, instead of v (and accordingly in the
-    other forms). While mu is 0 in between, v is the last gradient; PyTorch leaves its buffer as it
-    was. All operations are rounded to the parameter's own type.
+    `nesterov` steps along `g + mu*v`, with the updated v, instead of v (likewise in the other
+    forms). While mu is temporarily 0, v is the last gradient; PyTorch leaves its buffer unchanged.
+    Every operation is rounded to the parameter's dtype.
 
     Every class takes:
 
-    - params: one array, or any nesting of dict, list, tuple of arrays, float32 or float64, dense in
-      C or Fortran order, updated in place; or groups; or None (see `Optimizer`)
+    - params: one array or any nesting of dicts, lists and tuples of arrays (float32 or float64,
+      dense in C or Fortran order), which are updated in place; or groups; or None (see `Optimizer`)
     - lr: learning rate, at least 0
     - weight_decay: added to the gradient as `weight_decay*p`; with `decoupled_weight_decay` p is
       multiplied by `1 - lr*weight_decay` instead, before the update (PyTorch's AdamW) or, with
       `weight_decay_order="after"`, after it (thinc)
-    - maximize: ascend
+    - maximize: ascend instead of descend
     - grad_scale: what the gradients were multiplied by (loss scaling); they are divided by it
-    - clip_norm: where the norm L of all gradients (over `grad_scale`) is larger, they are
-      multiplied by `clip_norm / (L + clip_eps)`; with `clip_scope="array"` each by its own norm's.
-      PyTorch's clip_grad_norm_ has `clip_eps` 1e-6, thinc, Keras and optax 0. Where squares
-      overflow, L is inf and the gradients become 0, as in PyTorch
-    - clip_value: each element of the gradient is limited to +-clip_value, after that
+    - clip_norm: if the norm L of all gradients (divided by `grad_scale`) is larger, they are
+      multiplied by `clip_norm / (L + clip_eps)`; with `clip_scope="array"` each by its own norm.
+      PyTorch's clip_grad_norm_ has `clip_eps` 1e-6, thinc, Keras and optax 0. If squares overflow,
+      L is inf and the gradients become 0, as in PyTorch
+    - clip_value: then each element of the gradient is limited to +-clip_value
     - skip_nonfinite: a step with an inf or NaN in a gradient changes nothing and returns False
-    - zero_grads: a step, also one that is skipped, leaves zeros in the gradients
+    - zero_grads: every step, even a skipped one, sets the gradients to zero
     - cast_grads: gradients of float32 parameters may be float64; each element is rounded once
-    - capturable: a CUDA graph may hold a step, and each replay is one: the GPU counts them, and
-      computes from its counts what changes, such as bias corrections. `step` returns None, and
-      `steps` waits for the GPU. A graph keeps the hyperparameters and addresses of its capture;
-      the optimizer must live as long
+    - capturable: a step may be captured into a CUDA graph, and each replay is a step: the GPU
+      counts them, and computes from its counts what changes, such as bias corrections. `step`
+      returns None, and `steps` waits for the GPU. A graph keeps the hyperparameters and addresses
+      of its capture; the optimizer must live as long as the graph
     - ema: decay d of an average a of each parameter, `opt.averages[name]`: after a step
-      `a = a + (1 - d)*(p - a)`, NaN where p is infinite; unchanged where the gradient is None.
-      `ema_init` says where it starts: "params", as a copy of p before p's first step, or "zeros"
+      `a = a + (1 - d)*(p - a)`, NaN where p is infinite; unchanged if the gradient is None.
+      `ema_init` says how it starts: "params", as a copy of p before p's first step, or "zeros"
 
-    All of these happen in the update's own pass over memory; `clip_norm` and `skip_nonfinite` read
-    the gradients once more before it. The norm has the same bits whatever the threads
-    (`cyopt.rules.square_sum`). clip_norm, clip_value and ema are off as None.
+    All of this happens in the update's own pass over memory; `clip_norm` and `skip_nonfinite` first
+    read the gradients once more. The norm has the same bits for any number of threads
+    (`cyopt.rules.square_sum`). None turns off clip_norm, clip_value and ema.
 
-    Every number but a state's starting value may be a schedule, a callable of `steps` (see
-    `cyopt.schedules`); not where the GPU alone knows `steps`, by skip_nonfinite or capturable.
+    Every number except a state's starting value may be a schedule, a function of `steps` (see
+    `cyopt.schedules`), unless only the GPU knows `steps`, with skip_nonfinite or capturable.
     Raises TypeError or ValueError for a value that is out of range or has no meaning.
 
     >>> import numpy as np, cyopt
@@ -76,7 +76,7 @@ class SGD(Optimizer):
     array([0.5, 2.5], dtype=float32)
 
     Source: Polyak 1964; Sutskever et al. 2013; PyTorch's torch.optim.SGD, whose defaults it has.
-    Unlike PyTorch's fused kernels, gradients of any strides are read right.
+    Unlike PyTorch's fused kernels, it reads gradients of any strides correctly.
     """
 
     __slots__ = ()
@@ -130,7 +130,7 @@ class AdaGrad(Optimizer):
     `step = lr / (1 + (t - 1)*lr_decay)`. `eps_inside_sqrt` divides by `sqrt(h + eps)` (Keras,
     optax).
 
-    The other arguments are those of `cyopt.SGD`. Raises TypeError or ValueError as there.
+    The other arguments, and the exceptions, are those of `cyopt.SGD`.
 
     >>> import numpy as np, cyopt
     >>> w = np.array([1.0, 2.0])
@@ -177,13 +177,13 @@ class RMSProp(Optimizer):
 
     - eps_inside_sqrt: `sqrt(v + eps)` (Keras, TensorFlow, optax)
     - centered: the root is of `max(0, v - q*q)`, q = `state[name]["grad_avg"]` the running average
-      of g (Graves 2013); PyTorch has no max, and gives NaN where rounding makes it negative; where
-      v and q*q both overflow the result is NaN
+      of g (Graves 2013); PyTorch has no max, and gives NaN where rounding makes `v - q*q` negative;
+      where v and q*q both overflow, the result is NaN
     - momentum: with w = `state[name]["momentum_buffer"]`, `w = momentum*w + u`; `p = p - lr*w`
       (PyTorch); with `momentum_form="lr_inside"` `w = momentum*w + lr*u`; `p = p - w` (Keras,
       TensorFlow, optax)
 
-    The other arguments are those of `cyopt.SGD`. Raises TypeError or ValueError as there.
+    The other arguments, and the exceptions, are those of `cyopt.SGD`.
 
     >>> import numpy as np, cyopt
     >>> w = np.array([1.0, 2.0])
@@ -241,10 +241,10 @@ class Adam(Optimizer):
     - eps_hat: `lr*sqrt(1 - b2**t)/(1 - b1**t) * m / (sqrt(v) + eps)`, the "epsilon hat" form
       (Keras, TensorFlow, scikit-learn, thinc): its eps weighs more in the first steps
     - bias_correction: False leaves out both corrections
-    - libm_pow: `b**t` by the C library's pow, as Python's `**` (scikit-learn); False: by repeated
+    - libm_pow: `b**t` by the C library's pow, like Python's `**` (scikit-learn); False: by repeated
       squaring, which gives the same bits on every machine
 
-    The other arguments are those of `cyopt.SGD`. Raises TypeError or ValueError as there.
+    The other arguments, and the exceptions, are those of `cyopt.SGD`.
 
     >>> import numpy as np, cyopt
     >>> params = {"w": np.ones((2, 2), np.float32), "b": np.zeros(2, np.float32)}

@@ -1,11 +1,11 @@
-"""The functions that return a new array and leave the old one, for code that keeps what it gave.
+"""Functions that return a new array and leave the old one, for code that still needs it.
 
-Each is the function of the same name with an underscore, on a copy: state is updated in place. The
-parameter may be read-only, of any strides, and a subclass of ndarray; the result is an ndarray in
-its element order, or in C order where that would leave gaps. With `out` that array takes the result
-and is returned; it may be `param` itself. Lists of arrays give a list. A step that `skip_nonfinite`
-skips returns a plain copy. An interrupt may come between the step and `out`, of which nothing is
-written then; state has made the step.
+Each is the function of the same name with an underscore, on a copy of the parameter; state is
+updated in place. The parameter may be read-only, of any strides, and a subclass of ndarray; the
+result is an ndarray in its element order, or in C order where that would leave gaps. With `out`, it
+is written to that array, which is returned; it may be `param` itself. Lists of arrays give a list.
+A step that `skip_nonfinite` skips returns a plain copy. If an interrupt arrives between the step
+and the write to `out`, state is updated and `out` is not.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _returned(
     out: Any,
     others: dict[str, Any],
 ) -> Any:
-    """Update copies. `out` is written last: when nothing can be refused any more."""
+    """Update copies. `out` is written last, when nothing can be refused any more."""
     params = [_checked(array) for array in _each(param)]
     kept = _arrays({**states, "average": others.get("average")})
     grads = _arrays({"grad": grad})
@@ -118,7 +118,7 @@ def _returned(
 
 
 def _dense(param: Array) -> Array:
-    """A copy in the same order, if that is one of a parameter."""
+    """A copy in the same element order if that is dense, else in C order."""
     kept = np.array(param, order="K", subok=False)
     return kept if kept.flags.forc else np.array(param, order="C", subok=False)
 
@@ -139,7 +139,7 @@ def _checked(param: Any) -> Array:
 
 
 def _arrays(arguments: Mapping[str, Any]) -> list[Array]:
-    """All arrays in these and in lists of them; what is none is refused by the update."""
+    """All arrays among these and in lists; the update refuses what is not an array."""
     each = [(value, name) for name, several in arguments.items() for value in _each(several)]
     return [as_array(value, name) for value, name in each if _is_array(value)]
 
@@ -149,7 +149,7 @@ def _is_array(value: object) -> bool:
 
 
 def _check_out(out: Sequence[Any], copies: Sequence[Array], others: Sequence[Array]) -> None:
-    """Writable arrays like the copies, apart from each other and from all that is used."""
+    """`out` must be writable arrays like the copies, apart from each other and from all others."""
     if len(out) != len(copies):
         raise ValueError(f"out has {len(out)} arrays; expected {len(copies)}, one for each param")
     for array, copy in zip(out, copies, strict=True):

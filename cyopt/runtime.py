@@ -19,7 +19,7 @@ from cyopt.cuda import driver
 def get_include() -> str:
     """The folder of cyopt.h and cyopt_python.h, for the compiler of a module that includes them.
 
-    Beside `cimport cyopt`, in the setup.py of another package:
+    For `cimport cyopt`, in the setup.py of another package:
     `Extension("mine", ["mine.pyx"], include_dirs=[cyopt.get_include()])`.
 
     >>> import pathlib, cyopt
@@ -32,9 +32,10 @@ def get_include() -> str:
 
 
 def set_isa(name: str) -> None:
-    """Choose the instruction set of the kernels: "avx512", "avx2" or "base" (the ABI's own).
+    """Choose the instruction set of the kernels: "avx512", "avx2" or "base" (the ABI's baseline).
 
-    The results have the same bits with each. The environment variable CYOPT_ISA does it at import.
+    "best" is the widest that this machine has. The results have the same bits with each. The
+    environment variable CYOPT_ISA makes this choice at import.
 
     Raises ValueError if this build has no such kernels or this machine cannot run them.
 
@@ -63,13 +64,13 @@ def get_isa() -> str:
 
 
 def set_num_threads(n: int | None) -> None:
-    """The most threads that a step may use; None: what the machine and its settings allow.
+    """Set the most threads that a step may use; None: what the machine and its settings allow.
 
     None means the CPUs of the calling thread's affinity, at most OMP_NUM_THREADS (as it was at
-    import) and the quota of the process's cgroup. A step uses fewer where it is too small to gain,
-    and one while another Python thread's step has the helpers.
+    import) and the quota of the process's cgroup. A step uses fewer if it is too small to gain, and
+    only one while a step of another Python thread has the helpers.
 
-    Raises ValueError or TypeError for what is not None or an integer of at least 1.
+    Raises ValueError or TypeError for anything but None or an integer of at least 1.
     """
     if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer)):
         raise TypeError(f"n is {n!r}; expected an integer or None")
@@ -86,13 +87,13 @@ def get_num_threads() -> int:
 
 
 def set_subnormals(mode: str) -> None:
-    """Whether kernels flush subnormal numbers to zero ("flush", the default) or keep them ("keep").
+    """Let kernels flush subnormal numbers to zero ("flush", the default) or keep them ("keep").
 
     A subnormal (below 1.2e-38 in float32) costs a CPU over a hundred cycles, and moments decay to
-    them. With "keep" the bits are those of IEEE 754 on every machine; with "flush" they are where
+    subnormals. With "keep" the bits are those of IEEE 754 on every machine; with "flush" only where
     no subnormal occurs.
 
-    Raises ValueError for another mode.
+    Raises ValueError for any other mode.
     """
     if mode not in ("flush", "keep"):
         raise ValueError(f"mode is {mode!r}; expected 'flush' or 'keep'")
@@ -105,7 +106,7 @@ def get_subnormals() -> str:
 
 
 class Info(dict[str, str]):
-    """A report whose text is one line for each entry."""
+    """A report that prints one line per entry."""
 
     def __repr__(self) -> str:
         width = max(map(len, self))
@@ -113,7 +114,7 @@ class Info(dict[str, str]):
 
 
 def info() -> Info:
-    """What runs here: the first lines of a bug report.
+    """The versions and settings in use: the first lines of a bug report.
 
     >>> import cyopt
     >>> print(cyopt.info())  # doctest: +ELLIPSIS
@@ -144,7 +145,7 @@ def thread_limit(environment: Mapping[str, str], quota: int) -> int:
 
 
 def configure() -> None:
-    """The settings that the environment asks for; called once, at import."""
+    """Apply the settings of the environment; called once, at import."""
     _cpu.set_config(max_threads=thread_limit(os.environ, cgroup_cpus()))
     if name := os.environ.get("CYOPT_ISA"):
         try:

@@ -1,8 +1,8 @@
 """Hyperparameters that change during training.
 
-A schedule is a callable of t, the number of completed steps (`opt.steps`, 0 at the first step).
-Any callable will do; those here are frozen dataclasses, so that they compare, print, copy and
-pickle:
+A schedule is a function of t, the number of completed steps (`opt.steps`, 0 at the first step).
+Any callable will do; those here are frozen dataclasses, so that they can be compared, printed,
+copied and pickled:
 
 >>> from cyopt import schedules
 >>> schedules.exponential(0.1, decay=0.01)
@@ -11,8 +11,8 @@ exponential(initial=0.1, decay=0.01)
 They return Python floats and use the C library's `exp`, `cos` and `pow`, whose last bit may differ
 between machines. Those with an end keep their last value after it.
 
-Every constructor raises TypeError for an argument of the wrong kind and ValueError for one out of
-its range.
+Every constructor raises TypeError for an argument of the wrong type and ValueError for one out of
+range.
 """
 
 # ruff: noqa: N801  (classes that are called like functions; each class says the formula)
@@ -118,7 +118,7 @@ class time_based:
 class step:
     """A staircase: initial * factor**(t // every), with factor > 0.
 
-    torch's StepLR, with gamma for factor and step_size for every.
+    torch's StepLR, whose gamma is factor and whose step_size is every.
 
     >>> lr = step(0.1, factor=0.5, every=10)
     >>> [lr(t) for t in (0, 9, 10, 20)]
@@ -169,8 +169,8 @@ class polynomial:
 class cosine:
     """Half a cosine: final + (initial - final) * (1 + cos(pi*t/steps)) / 2, then final.
 
-    Loshchilov & Hutter 2017, SGDR, equation 5, without restarts; torch's CosineAnnealingLR with
-    T_max for steps and eta_min for final, up to T_max.
+    Loshchilov & Hutter 2017, SGDR, equation 5, without restarts; torch's CosineAnnealingLR, whose
+    T_max is steps and whose eta_min is final, up to T_max.
 
     >>> lr = cosine(0.1, steps=100, final=0.02)
     >>> [round(lr(t), 6) for t in (0, 50, 100, 1000)]
@@ -196,10 +196,10 @@ class one_cycle:
 
     From start = peak / div_factor at step 0 to peak at step top = pct_start*steps - 1, then to
     start / final_div_factor at step steps - 1, the last one; later steps keep that value. The top
-    lies between two steps where pct_start*steps is no integer.
+    lies between two steps if pct_start*steps is not an integer.
 
     Smith & Topin 2018, Super-Convergence, in the form and with the defaults of torch's OneCycleLR
-    (max_lr for peak, total_steps for steps, anneal_strategy="cos").
+    (max_lr is peak, total_steps is steps, anneal_strategy="cos").
 
     >>> lr = one_cycle(0.1, steps=100)
     >>> [round(lr(t), 9) for t in (0, 29, 99, 1000)]
@@ -239,7 +239,7 @@ class one_cycle:
 class linear_warmup:
     """A straight line: initial + (final - initial) * t/steps, then final.
 
-    optax's linear_schedule. Followed by a decay with `join`.
+    optax's linear_schedule. `join` lets a decay follow it.
 
     >>> lr = linear_warmup(0.0, final=0.1, steps=4)
     >>> [lr(t) for t in (0, 1, 2, 4, 1000)]
@@ -344,6 +344,6 @@ def _count(where: str, name: str, given: Any) -> int:
         raise TypeError(
             f"{where}: {name} is {given!r} ({kind}), expected an int, a number of steps"
         )
-    if not 1 <= given < 2**53:  # which a float tells from the next
+    if not 1 <= given < 2**53:  # a float holds each of these exactly
         raise ValueError(f"{where}: {name} is {given!r}, expected at least 1 step, below 2**53")
     return operator.index(given)

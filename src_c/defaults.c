@@ -1,12 +1,12 @@
-/* Default configuration and hyperparameters, and a step of arrays that share theirs. */
+/* Default configuration and hyperparameters, and cyopt_update(). */
 #include "cyopt.h"
 
 #include <math.h>
 
-/* Work that is worth a thread of its own: 60 us, as 210,000 parameters of Adam in float32, 80
- * of Momentum, 90 of SGD. Waking a helper takes 10 us of the caller, and 30 us until it begins;
- * a second thread won from 40 to 50 us of work on (2 virtual cores of an EPYC 9004, measured:
- * bench/NOTES.md). */
+/* Work that is worth a thread of its own: 60 us of Adam (210,000 parameters in float32), 80 us of
+ * Momentum, 90 us of SGD. Waking a helper costs the caller 10 us, and the helper begins after 30
+ * us; a second thread paid off from 40 to 50 us of work on (2 virtual cores of an EPYC 9004,
+ * measured: bench/NOTES.md). */
 #define DEFAULT_GRAIN 131072
 
 void cyopt_default_config(struct cyopt_config *config)
@@ -48,7 +48,7 @@ void cyopt_default_hyper(int rule, struct cyopt_hyper *hyper)
         break;
     case CYOPT_RULE_rmsprop:
     case CYOPT_RULE_rmsprop_centered:
-    case CYOPT_RULE_rmsprop_momentum: /* how much is up to the caller */
+    case CYOPT_RULE_rmsprop_momentum: /* its momentum is up to the caller */
     case CYOPT_RULE_rmsprop_centered_momentum:
         hyper->lr = 1e-2;
         hyper->beta2 = 0.99;

@@ -1,4 +1,4 @@
-/* Which instruction set, and the kernel for it. */
+/* The choice of the instruction set, and of its kernels. */
 #include "internal.h"
 
 static const struct {
@@ -19,7 +19,7 @@ const char *cyopt_isa_name(int isa)
     return isa >= 0 && isa < N_ISAS ? isas[isa].name : NULL;
 }
 
-/* The builtin asks the processor and also the operating system, which must save the registers. */
+/* The builtin checks the processor, and that the operating system saves the registers. */
 int cyopt_isa_available(int isa)
 {
     if (!cyopt_isa_name(isa))

@@ -1,8 +1,8 @@
 /* The floating-point environment of a step: round to nearest, no traps, subnormals flushed or kept.
  *
  * A subnormal operand costs a CPU over a hundred cycles, and the moments of a parameter whose
- * gradient stays zero decay to subnormals after some hundred steps. Flushing is this thread's own
- * register; the whole former register, sticky flags included, comes back after the loop. */
+ * gradient stays zero decay to subnormals after some hundreds of steps. Flushing is set in the
+ * thread's control register; all of it, sticky flags included, is restored after the loop. */
 #ifndef CYOPT_FPENV_H
 #define CYOPT_FPENV_H
 
@@ -48,7 +48,7 @@ static inline void cyopt_fpenv_leave(cyopt_fpenv saved)
     __asm__ volatile("msr fpsr, %0" : : "r"(saved.fpsr));
 }
 
-#else /* unknown register: subnormals are kept, as IEEE 754 has them */
+#else /* no known control register: subnormals are kept, as in IEEE 754 */
 
 typedef int cyopt_fpenv;
 

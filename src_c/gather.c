@@ -1,16 +1,16 @@
-/* A gradient whose strides or type a kernel cannot read is copied, in the parameter's element
- * order, into a tile that stays in cache; and gradients are set to zero. */
+/* Copies a gradient whose strides or type a kernel cannot read, in the parameter's element order,
+ * into a tile that stays in cache; and sets gradients to zero. */
 #include "internal.h"
 
 #include <string.h>
 
 #define MAX_NDIM 64 /* NumPy's limit */
 
-/* What is done with n elements of a row, `stride` bytes apart; returns the place behind them in the
- * tile. */
+/* What is done with n elements of a row, `stride` bytes apart; returns where the next ones go in
+ * the tile. */
 typedef char *row_action(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride);
 
-/* Inlined with a constant size, with which memcpy and memset are one store. */
+/* Inlined with a constant size, so that memcpy and memset become one store. */
 static inline char *copy(char *tile, char *row, ptrdiff_t n, ptrdiff_t stride, ptrdiff_t size)
 {
     if (stride == size)
@@ -81,7 +81,7 @@ static void each_row(const struct cyopt_array *array, ptrdiff_t first, ptrdiff_t
         const ptrdiff_t count = n < rest ? n : rest;
         tile = action(tile, row, count, strides[last]);
         n -= count;
-        /* To the start of the next row: carry as an odometer does. */
+        /* To the start of the next row, carrying like an odometer. */
         row -= index[last] * strides[last];
         index[last] = 0;
         for (int d = last - 1; d >= 0; d--) {

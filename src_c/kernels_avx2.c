@@ -1,4 +1,4 @@
-/* The kernels for AVX2, 8 floats a vector. No FMA is enabled: each operation is rounded once. */
+/* The kernels for AVX2, 8 floats per vector. FMA is not enabled: each operation is rounded once. */
 #include "internal.h"
 
 #ifdef CYOPT_X86_KERNELS

@@ -1,4 +1,4 @@
-/* The kernels for AVX512, 16 floats a vector. It has FMA: see internal.h. */
+/* The kernels for AVX512, 16 floats per vector. It has FMA: see internal.h. */
 #include "internal.h"
 
 #ifdef CYOPT_X86_KERNELS

@@ -1,16 +1,16 @@
 /* Norms over a list of arrays, with the same bits for any instruction set, number of threads,
- * alignment and order of the list: each array is summed in chunks of CYOPT_CHUNK elements, in its
- * memory order, the sums of its chunks are added in pairs, and then those of the arrays, from the
- * smallest up: a run goes on alike when its parameters are given in another order, by their names.
- * cyopt/rules.py says the same in Python. */
+ * alignment and order of the list. Each array is summed in chunks of CYOPT_CHUNK elements, in its
+ * memory order; then its chunks are added pairwise, and then the arrays, in ascending order of
+ * their sums: a run continues with the same bits when its parameters, known by name, come in
+ * another order. cyopt/rules.py has the same in Python. */
 #include "team.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-#define READ_COST 2 /* of a line, beside those of CYOPT_RULES */
+#define READ_COST 2 /* of a line, as in CYOPT_RULES */
 
-/* The sum of neighbours, then of neighbouring sums, until one is left; 0 of nothing. */
+/* Adds neighbours, then neighbouring sums, until one is left; 0 if there are none. */
 static double pairwise_sum(double *x, ptrdiff_t n)
 {
     if (n == 0)
@@ -24,7 +24,7 @@ static double pairwise_sum(double *x, ptrdiff_t n)
     return x[0];
 }
 
-/* For qsort: NaN after all others, where it does not matter which comes first. */
+/* For qsort: NaNs after all others, in any order. */
 static int compare(const void *a, const void *b)
 {
     const double x = *(const double *)a, y = *(const double *)b;
@@ -54,8 +54,8 @@ double cyopt_compute_norm(struct cyopt_array *arrays, ptrdiff_t n_arrays, double
     return norm;
 }
 
-/* A sum that is not finite tells of an element that is not, or of squares that overflow, which is
- * no reason to skip a step. */
+/* A sum that is not finite means that an element is not, or just that squares overflow, which is no
+ * reason to skip a step. */
 static void visit_gradient(const struct cyopt_pass *pass, const struct cyopt_array *array,
                            ptrdiff_t first, ptrdiff_t end, ptrdiff_t unit)
 {

@@ -1,7 +1,7 @@
 /* The only file that starts threads.
  *
- * Why not OpenMP: its team meets at a barrier, so that a step ends when the last thread has been
- * given a core. Training loops call a BLAS between steps, whose threads keep their cores busy for
+ * Why not OpenMP: its team meets at a barrier, so that a step ends only when the last thread has
+ * got a core. Training loops call a BLAS between steps, whose threads keep their cores busy for
  * milliseconds after a product; a step of 60 us then took 8 ms (2 cores, OpenBLAS). Here helpers
  * sleep between steps, and the caller never waits for one that has not begun. */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
@@ -46,7 +46,7 @@ static struct {
     int helpers;             /* threads that exist */
     int places;              /* helpers that may still join */
     int joined;              /* helpers that have joined this task */
-    int active;              /* of them, those not yet done */
+    int active;              /* joined helpers that are not done */
     void (*task)(void *arg, int id);
     void *arg;
 } pool = {
@@ -75,7 +75,7 @@ static void *help(void *unused)
     return unused;
 }
 
-/* The child of a fork has no helpers, and a lock that one of them may have held. */
+/* After a fork the child has no helpers, but a lock that one of them may have held. */
 static void reset_in_child(void)
 {
     static const pthread_mutex_t new_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -91,7 +91,7 @@ static void watch_for_forks(void)
     pthread_atfork(NULL, NULL, reset_in_child);
 }
 
-/* Signals are for the threads of the program, not for helpers, but for faults: those must reach
+/* Helpers block signals, which are for the program's own threads, except faults: those must reach
  * the handler that reports them. The lock is held. */
 static void start_helpers(int wanted)
 {
@@ -114,7 +114,7 @@ void cyopt_pool_run(int n, void (*task)(void *arg, int id), void *arg)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_for_forks); /* not under the lock: a fork here leaves it free */
     pthread_mutex_lock(&pool.lock);
-    if (pool.in_use) { /* by another thread's step: that program is parallel already */
+    if (pool.in_use) { /* by a step of another thread: the program is parallel already */
         pthread_mutex_unlock(&pool.lock);
         task(arg, 0);
         return;
@@ -155,8 +155,8 @@ int cyopt_pool_cpus(void)
     if (sched_getaffinity(0, sizeof cpus, &cpus) == 0)
         return CPU_COUNT(&cpus);
 #endif
-    const long online =
-        sysconf(_SC_NPROCESSORS_ONLN); /* also beyond the 1,024 CPUs of a cpu_set_t */
+    /* sched_getaffinity() fails with more than 1,024 CPUs: count those online. */
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
     return online > 0 ? (int)online : 0;
 }
 

@@ -7,8 +7,8 @@
  * once (no FMA contraction), in the order written: that order is the definition of the result. No
  * pow, no literal, no `1 - beta`.
  *
- * MAX(a, b) is a > b ? a : b, and MIN(a, b) a < b ? a : b, with fresh data second, so that a NaN in
- * it stays.
+ * MAX(a, b) is a > b ? a : b, and MIN(a, b) a < b ? a : b, with new data second, so that a NaN in
+ * it is kept.
  */
 
 /* What every rule starts with: scale and sign of the gradient; its limits; coupled weight decay. */
@@ -22,10 +22,11 @@ static CYOPT_INLINE real NAME(prologue)(real p, real g, const NAME(scalars) h, i
     return g;
 }
 
-/* What follows it for a parameter with an average a, p being new:
+/* What follows the rule for a parameter with an average a; p is the updated parameter:
  *   a = a + e*(p - a)
- * Not d*a + (1-d)*p: two rounded factors do not add up to 1, and the average of a parameter that
- * rests would leave it. That of an infinite one becomes NaN, as by PyTorch's lerp. */
+ * Not d*a + (1-d)*p: the two rounded factors do not add up to 1, so the average would drift away
+ * from a constant parameter. The average of an infinite parameter becomes NaN, as with PyTorch's
+ * lerp. */
 static CYOPT_INLINE real NAME(average)(real a, real p, const NAME(scalars) h)
 {
     return a + h.e * (p - a);

@@ -6,9 +6,9 @@
 
 /* beta1^t and beta2^t by repeated squaring: multiplications only, so the same bits on every
  * machine, which libm's pow() does not promise. Both at once, and times 1 where a bit of t is 0,
- * which changes nothing: a step waits for these two chains, and a branch on t is mispredicted. What
- * is below LOST is 0 here, since 1 minus it is 1 all the same: the square of a tiny number is
- * subnormal, which takes a hundred cycles. */
+ * which changes nothing: a step waits for these two chains, and a branch on t would be
+ * mispredicted. A base below LOST becomes 0, since 1 minus such a power is 1 anyway: the square of
+ * a tiny number is subnormal, which takes a hundred cycles. */
 #define LOST 0x1p-60
 static void powers_by_squaring(const double beta[2], int64_t t, double power[2])
 {
@@ -29,7 +29,7 @@ static void powers_by_libm(const double beta[2], int64_t t, double power[2])
     power[1] = pow(beta[1], (double)t);
 }
 
-/* How the frameworks write one velocity v; mu is the same in all:
+/* How the frameworks write the velocity v; mu is the same in all:
  *   outside (PyTorch, TensorFlow 1, optax)  v = mu*v + (1-dampening)*g     p = p - lr*v
  *                                           PyTorch: no dampening in this parameter's first step,
  *                                           nor while mu is 0
@@ -138,12 +138,12 @@ void cyopt_compute_scalars(const struct cyopt_hyper *h, int64_t t, struct cyopt_
     }
     if (!isnan(h->step_size))
         x->step = h->step_size;
-    /* Decay of the parameter already updated: k*(p - step*u) = k*p - (step*k)*u. */
+    /* Decay after the update: k*(p - step*u) = k*p - (step*k)*u. */
     if (h->decay == CYOPT_DECAY_AFTER)
         x->step = x->step * x->k;
 }
 
-/* PyTorch's clip_grad_norm_ has clip_eps = 1e-6, thinc, Keras and optax 0. A norm of NaN stays. */
+/* PyTorch's clip_grad_norm_ has clip_eps = 1e-6, thinc, Keras and optax 0. A NaN norm gives NaN. */
 double cyopt_clip_coefficient(const struct cyopt_scalars *x, double norm)
 {
     if (x->clip_norm == 0.0)

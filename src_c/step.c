@@ -1,16 +1,15 @@
-/* The step over a list of arrays: the gradients are measured if that is needed, then all arrays are
- * updated. */
+/* The step over a list of arrays: gradients are measured if needed, then all arrays are updated. */
 #include "fpenv.h"
 #include "team.h"
 
 #include <string.h>
 
-#define ALIGN_BYTES 8192 /* from here on an array's first line is apart if it is not whole */
-/* What is done in several passes is done over so much of a parameter at a time: with its gradient,
- * state and average it stays in an L1 cache (measured: bench/NOTES.md). */
+#define ALIGN_BYTES 8192 /* from this size on, an incomplete first line is updated separately */
+/* Work that takes several passes is done in parts of this many bytes of the parameter, which stay
+ * in an L1 cache with their gradient, state and average (measured: bench/NOTES.md). */
 #define PART_BYTES 4096
 
-/* What is the same for all of an array that a thread has taken. */
+/* What stays the same while a thread updates the part of an array that it has taken. */
 struct update {
     const struct cyopt_pass *pass;
     const struct cyopt_array *array;
@@ -24,13 +23,13 @@ static void *advance(void *address, ptrdiff_t bytes)
     return address ? (char *)address + bytes : NULL;
 }
 
-/* The average of a parameter begins as its copy. */
+/* Whether the parameter's average begins in this step, as a copy of it. */
 static int copies(const struct cyopt_array *array)
 {
     return array->average && array->average_begins;
 }
 
-/* n elements from `first` on, by the rule alone. */
+/* Only the rule, over n elements from `first` on. */
 static void apply_rule(const struct update *u, ptrdiff_t first, ptrdiff_t n, const void *grad)
 {
     const ptrdiff_t offset = first * cyopt_item_bytes(u->array);
@@ -41,7 +40,7 @@ static void apply_rule(const struct update *u, ptrdiff_t first, ptrdiff_t n, con
     u->kernel(n, advance(u->array->param, offset), grad, state, u->scalars);
 }
 
-/* The rule and all that goes with it, over so few elements that they stay in the cache. */
+/* The rule and all that goes with it, over few enough elements to stay in cache. */
 static void update_part(const struct update *u, ptrdiff_t first, ptrdiff_t n)
 {
     const ptrdiff_t itemsize = cyopt_item_bytes(u->array);
@@ -54,7 +53,7 @@ static void update_part(const struct update *u, ptrdiff_t first, ptrdiff_t n)
         cyopt_clear(u->array, first, n);
 }
 
-/* Part by part; all at once where there is nothing but the rule. */
+/* Part by part, or all at once if there is nothing but the rule. */
 static void update_elements(const struct update *u, ptrdiff_t first, ptrdiff_t end)
 {
     const struct cyopt_array *array = u->array;
@@ -68,8 +67,8 @@ static void update_elements(const struct update *u, ptrdiff_t first, ptrdiff_t e
         update_part(u, first, end - first < part ? end - first : part);
 }
 
-/* The first line of a large array is apart if it is not whole: the stores of all others then do not
- * lie across two lines, which is up to 20 % faster. */
+/* An incomplete first line of a large array is updated separately, so that no later store straddles
+ * two lines, which is up to 20 % faster. */
 static void update_lines(const struct update *u, ptrdiff_t first, ptrdiff_t end)
 {
     const ptrdiff_t itemsize = cyopt_item_bytes(u->array);
@@ -81,7 +80,7 @@ static void update_lines(const struct update *u, ptrdiff_t first, ptrdiff_t end)
     update_elements(u, first, end);
 }
 
-/* Chunk by chunk, with the squares of the change and of the result. */
+/* Chunk by chunk, with the sums of squares of the change and of the result. */
 static void update_chunks(const struct update *u, ptrdiff_t first, ptrdiff_t end, ptrdiff_t unit)
 {
     const ptrdiff_t itemsize = cyopt_item_bytes(u->array);
@@ -129,9 +128,9 @@ static void visit_skipped(const struct cyopt_pass *pass, const struct cyopt_arra
         cyopt_clear(array, first, end - first);
 }
 
-/* Rounded to nearest and with subnormals, whatever the caller's thread has set. The two are not in
- * scalars.c and norms.c, as a compiler that sees the arithmetic beside it may move it over the
- * change of a register. */
+/* Rounds to nearest and keeps subnormals, whatever the caller's thread has set. This and
+ * total_norm() are not in scalars.c and norms.c, beside the arithmetic that they wrap: a compiler
+ * that can inline it may move it across the change of the control register. */
 void cyopt_prepare(const struct cyopt_hyper *hyper, int64_t t, struct cyopt_scalars *scalars)
 {
     const cyopt_fpenv saved = cyopt_fpenv_enter(0);

@@ -2,9 +2,9 @@
  *
  * The whole list is one range of units, cut into one share per thread. A unit is a cache line of a
  * parameter, and with it the same elements of its gradient and state; or a chunk of a sum of
- * squares. A thread takes its own share piece by piece, then what is left of the others': a pass
- * needs no thread but its caller. As units do not depend on each other, neither the cuts nor who
- * takes a piece changes a bit. */
+ * squares. A thread takes its own share piece by piece, then what is left of the others', so a pass
+ * needs no thread except its caller. Units do not depend on each other, so neither the cuts nor
+ * which thread takes a piece changes a bit. */
 #include "team.h"
 
 #include "fpenv.h"
@@ -13,9 +13,9 @@
 #define PIECE_LINES 1024 /* taken at a time: 64 KiB of parameters, 5 us or more */
 #define PIECE_CHUNKS 4
 
-/* A thread takes pieces of its own share from the front, the others take them from the back: as few
- * pieces as can be are then in another core's cache than at the last step. Alone in its cache
- * lines, as other threads take from other shares. */
+/* A thread takes pieces of its own share from the front, other threads take them from the back, so
+ * that most pieces stay with the core that had them in the last step. Each share has a cache line
+ * to itself, because other threads take from other shares. */
 struct share {
     _Alignas(CYOPT_LINE_BYTES) _Atomic ptrdiff_t taken; /* pieces, from either end */
     _Atomic ptrdiff_t from_back;
@@ -28,7 +28,7 @@ struct team {
     struct share *shares;
 };
 
-/* Where a walk over the list is: array `index`, whose first unit is `base`. */
+/* The position of a walk over the list: array `index`, whose first unit is `base`. */
 struct cursor {
     ptrdiff_t index, base;
 };
@@ -38,13 +38,13 @@ static ptrdiff_t per_line(const struct cyopt_array *array)
     return CYOPT_LINE_BYTES / cyopt_item_bytes(array);
 }
 
-/* Elements of a unit. */
+/* Elements per unit. */
 static ptrdiff_t per_unit(const struct cyopt_pass *pass, const struct cyopt_array *array)
 {
     return pass->chunked ? CYOPT_CHUNK : per_line(array);
 }
 
-/* Elements that the first unit would have before those of the array. */
+/* Elements of the first unit that lie before the array. */
 static ptrdiff_t missing(const struct cyopt_pass *pass, const struct cyopt_array *array)
 {
     return pass->chunked
@@ -65,7 +65,7 @@ ptrdiff_t cyopt_chunks_of(const struct cyopt_array *array)
     return array->grad ? cyopt_chunks_in(array->size) : 0;
 }
 
-/* How many threads a step has must not depend on where arrays lie. */
+/* Alignment does not count: the number of threads must not depend on where arrays lie. */
 ptrdiff_t cyopt_lines_of(const struct cyopt_array *array)
 {
     return array->grad
@@ -73,7 +73,7 @@ ptrdiff_t cyopt_lines_of(const struct cyopt_array *array)
                : 0;
 }
 
-/* Units begin, ..., end - 1 of the whole list. The cursor stays for the next call, further on. */
+/* Units begin, ..., end - 1 of the whole list. The cursor is kept for the next call, further on. */
 static void run_units(const struct cyopt_pass *pass, struct cursor *at, ptrdiff_t begin,
                       ptrdiff_t end)
 {
@@ -127,7 +127,7 @@ static int automatic_threads(const struct cyopt_config *config)
 }
 
 /* One thread up to `grain`, two from there to twice as much, and so on: no thread is woken for work
- * that those already awake end sooner. */
+ * that those already awake would finish sooner. */
 int cyopt_team_size(ptrdiff_t work, const struct cyopt_config *config)
 {
     if (work <= config->grain || !cyopt_has_threads())
@@ -155,7 +155,7 @@ static void run_shares(const struct cyopt_pass *pass, int n_shares, ptrdiff_t un
     cyopt_pool_run(n_shares, take_shares, &team);
 }
 
-/* Array by array, without a look at units: for small lists that is what takes time. */
+/* Array by array, without counting units, which takes most of the time for small lists. */
 static void run_alone(const struct cyopt_pass *pass)
 {
     ptrdiff_t chunk = 0;

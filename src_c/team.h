@@ -17,7 +17,7 @@ union cyopt_tile {
 struct cyopt_pass;
 
 /* What a pass does with elements first, ..., end - 1 of one array. In a pass over chunks these are
- * whole chunks, and `unit` is the place of the first one in the list. */
+ * whole chunks, and `unit` is the index of the first one in the list. */
 typedef void cyopt_visit(const struct cyopt_pass *pass, const struct cyopt_array *array,
                          ptrdiff_t first, ptrdiff_t end, ptrdiff_t unit);
 
@@ -28,18 +28,18 @@ struct cyopt_pass {
     ptrdiff_t n_arrays;
     const struct cyopt_scalars *sets;
     const struct cyopt_config *config;
-    double *sums, *more_sums; /* a number for each chunk */
+    double *sums, *more_sums; /* one number per chunk */
     atomic_int *nonfinite;
     int has_coefficients; /* gradients are multiplied by their arrays' `coefficient` */
 };
 
-/* Runs a pass whose arrays are worth `work`; returns into how many shares it was cut. */
+/* Runs a pass over this much work; returns the number of shares that it was cut into. */
 int cyopt_run_pass(const struct cyopt_pass *pass, ptrdiff_t work);
 
-/* Chunks of one array that has a gradient, else 0. */
+/* Chunks of an array that has a gradient; else 0. */
 ptrdiff_t cyopt_chunks_of(const struct cyopt_array *array);
 
-/* Lines of an array that has a gradient, if it begins where a line does; else 0. */
+/* Cache lines of an array that has a gradient, as if it were aligned to them; else 0. */
 ptrdiff_t cyopt_lines_of(const struct cyopt_array *array);
 
 static inline ptrdiff_t cyopt_chunks_in(ptrdiff_t size)

@@ -1,7 +1,7 @@
 /* The traffic twin of every rule: the same reads and writes, each read consumed by one addition.
- * Compiled in the place of rules.h (CYOPT_TWIN), with the same loop, cuts and threads, it is the
- * speed that a rule could have if its arithmetic were free: what `python -m cyopt bench` measures
- * the rules against.
+ * Compiled instead of rules.h (CYOPT_TWIN), with the same loop, shares and threads, it has the
+ * speed that a rule would have if its arithmetic were free: `python -m cyopt bench` measures the
+ * rules against it.
  *
  * A rule stores only the state that its variant uses; the other additions disappear. */
 static CYOPT_INLINE real NAME(prologue)(real p, real g, const NAME(scalars) h, int prologue)
