@@ -46,8 +46,8 @@ def one(**options):
 
 
 @contextlib.contextmanager
-def interrupt_behind_the_step(monkeypatch):
-    """In this block a step is interrupted as soon as it is made, before Python goes on."""
+def interrupt_after_the_step(monkeypatch):
+    """In this block a step is interrupted as soon as it is made, before Python continues."""
     perform = cyopt._cpu.perform
 
     def interrupted(calls, pairs):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from same_bits import same_bits, same_optimizers
 
 NUMPY = tuple(map(int, np.__version__.split(".")[:2]))
 
@@ -11,6 +12,10 @@ NUMPY = tuple(map(int, np.__version__.split(".")[:2]))
 
 def arrays(dtype=np.float32):
     return {"w": np.linspace(-1, 1, 6, dtype=dtype).reshape(2, 3), "b": np.ones(3, dtype)}
+
+
+def ones(*shape, dtype=np.float32):
+    return np.ones(shape, dtype)
 
 
 def grads_at(step, params):
@@ -23,6 +28,16 @@ def train(opt, params, steps=4):
     for step in range(steps):
         opt.step(grads_at(step, params))
     return params
+
+
+def go_on_alike(opt, params, other, others):
+    """Both make the same steps to the same bits."""
+    for step in range(3):
+        grads = grads_at(step, params)
+        opt.step(grads)
+        other.step(grads)
+    assert all(same_bits(params[key], others[key]) for key in params)
+    same_optimizers(opt, other)
 
 
 class Model:

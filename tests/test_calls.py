@@ -302,6 +302,27 @@ def test_a_list_that_another_thread_empties_keeps_its_arrays_until_the_end():
     """)
 
 
+@pytest.mark.parametrize("name", ["lr", "ema"])
+def test_an_empty_tuple_is_not_taken_for_a_number(name):
+    """The key of a call holds () where a number may change from call to call."""
+    w, g, a = np.ones(3), np.ones(3), np.ones(3)
+    numbers = {"lr": 0.1} if name == "lr" else {"lr": 0.1, "ema": 0.5, "average": a}
+    cyopt.sgd_(w, g, step=1, **numbers)
+    before = w.copy()
+    with pytest.raises(TypeError, match=rf"{name} is \(\)"):
+        cyopt.sgd_(w, g, step=2, **{**numbers, name: ()})
+    assert np.array_equal(w, before)
+
+
+def test_a_float32_is_not_taken_for_the_float64_that_prints_alike():
+    """NumPy 1 prints both as 0.1."""
+    a, b = np.zeros(1), np.zeros(1)
+    cyopt.sgd_(a, np.ones(1), lr=0.1)
+    cyopt.sgd_(b, np.ones(1), lr=np.float32(0.1))
+    assert a[0] == -0.1
+    assert b[0] == -float(np.float32(0.1))
+
+
 def test_text_that_is_no_text():
     param = np.ones(2)
     with pytest.raises(ValueError, match="framework is"):

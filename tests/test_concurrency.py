@@ -265,3 +265,39 @@ def test_a_thread_that_still_steps_when_the_program_ends():
     """
     for _ in range(3):
         run_python(code, OPENBLAS_NUM_THREADS="1")
+
+
+def test_numbers_that_two_threads_set_are_both_set():
+    group, stop = cyopt.Adam().groups[0], threading.Event()
+
+    def other():
+        while not stop.is_set():
+            group.lr = 0.5
+
+    thread, before = threading.Thread(target=other), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for i in range(3000):
+            group.weight_decay = float(i)
+            assert group.weight_decay == i
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(before)
+
+
+def test_state_can_be_read_while_another_thread_adds_keys():
+    opt, stop = cyopt.SGD(), threading.Event()
+
+    def add():
+        for key in range(3000):
+            opt.update(key, np.ones(1), np.ones(1))
+        stop.set()
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    while not stop.is_set():
+        assert len(opt.state) <= 3000
+        repr(opt)
+    thread.join()

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 from gpu_of_host import HostArray, replay
-from gpu_pair import Pair
+from gpu_pair import Pair, one
 from same_bits import same_bits
 
 import cyopt
@@ -23,7 +23,7 @@ OPTIONS = [
 
 
 class Captured(Pair):
-    """After a first step and a capture, which is none."""
+    """The same steps, after a first one and a capture, which makes none."""
 
     def __init__(self, gpu, cls=cyopt.Adam, shapes=SHAPES, norms=False, **options):
         super().__init__(cls, shapes=shapes, capturable=True, **options)
@@ -77,8 +77,23 @@ def test_a_replay_measures_what_its_capture_did(gpu):
         assert getattr(pair.opt, name) == getattr(pair.cpu, name)
 
 
+def test_norms_are_those_of_the_last_replay(gpu):
+    opt, grads = one(capturable=True)
+    opt.step(grads, stream=11)
+    without, _ = gpu.capture(opt.step, grads, stream=11)
+    opt.step(grads, norms=True, stream=11)
+    measuring, _ = gpu.capture(opt.step, grads, norms=True, stream=11)
+    assert opt.grad_norm == 2.0
+    replay(without)
+    assert opt.grad_norm is opt.update_norm is opt.param_norm is None
+    grads[0].array *= 3
+    replay(measuring)
+    assert opt.grad_norm == 6.0
+    assert opt.param_norm > 1
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_steps_beside_a_graph(gpu, options):
+def test_replays_and_other_steps_leave_each_other_alone(gpu, options):
     """Other gradients, and other ones missing, do not reach the graph; nor does it reach them."""
     pair = Captured(gpu, **options)
     captured = pair.own_grads
@@ -95,8 +110,8 @@ def test_steps_beside_a_graph(gpu, options):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_the_same_steps_between_replays(gpu, options):
-    """Their tables are as they were, but the graph has put its own into their place."""
+def test_steps_between_replays_set_their_tables_again(gpu, options):
+    """Their addresses are as before, but the graph puts its own tables in their place."""
     pair = Captured(gpu, **options)
     captured, eager = pair.own_grads, [HostArray(grad.copy()) for grad in pair.grads]
     for seed in range(3):
@@ -118,6 +133,18 @@ def test_nothing_is_measured_that_is_not_asked_for(gpu):
     assert [entry[0] for entry in gpu.log] == ["clear", "launch", "launch"]
 
 
+def test_nothing_is_kept_for_steps_that_no_graph_holds(gpu):
+    pair = Pair(capturable=True)
+    pair.opt.step(pair.own_grads, stream=11)
+    gpu.capture(pair.opt.step, pair.own_grads, stream=11)
+    decision = pair.opt._lists[None].plan._decision
+    for k in range(1, 20):
+        pair.opt.step([g if (k >> i) & 1 else None for i, g in enumerate(pair.own_grads)])
+        pair.opt.step(pair.own_grads, stream=11)
+    assert len(decision._in_graphs) == 1
+    assert len(decision._known) <= 8
+
+
 def test_two_graphs_take_turns(gpu):
     pair = Captured(gpu, clip_norm=0.5)
     first, ours = pair.graph, pair.own_grads
@@ -135,7 +162,7 @@ def test_two_graphs_take_turns(gpu):
         pair.same()
 
 
-def test_gradients_that_are_gathered_in_a_graph(gpu):
+def test_a_graph_gathers_gradients(gpu):
     w, g = np.ones((6, 6), np.float32), np.ones((6, 6), np.float32)
     twin = w.copy()
     opt = cyopt.Adam([HostArray(w)], capturable=True)
@@ -163,7 +190,7 @@ def test_a_graph_keeps_the_hyperparameters_of_its_capture(gpu):
 
 
 @pytest.mark.parametrize("way", ["state_dict", "pickle", "deepcopy", "to the CPU"])
-def test_a_run_goes_on_from_what_replays_did(gpu, way):
+def test_a_run_continues_from_what_replays_did(gpu, way):
     pair = Captured(gpu)
     for seed in range(2):
         pair.draw(seed)
@@ -192,7 +219,7 @@ def test_a_run_goes_on_from_what_replays_did(gpu, way):
 
 
 def test_a_graph_that_captures_only_some_streams_is_refused(gpu, monkeypatch):
-    """One that is drawn into a capture, or that the capture would have to wait for."""
+    """One that a capture pulls in, or that the capture would have to wait for."""
     for captured in (STREAM, STREAM + 1):
         monkeypatch.setattr(
             gpu, "is_capturing", lambda stream, captured=captured: stream == captured
@@ -214,7 +241,7 @@ def test_a_graph_of_steps_that_the_host_counts_is_refused(gpu):
     pair.same()
 
 
-def test_the_first_step_is_outside(gpu):
+def test_a_first_step_cannot_be_captured(gpu):
     pair = Pair(shapes=[(4,)], capturable=True)
     with pytest.raises(RuntimeError, match="made no step on the GPU yet"):
         gpu.capture(pair.opt.step, pair.own_grads, stream=STREAM)
@@ -225,7 +252,7 @@ def test_the_first_step_is_outside(gpu):
         gpu.capture(pair.opt.step, pair.own_grads, stream=STREAM)
 
 
-def test_what_a_graph_would_not_notice_is_refused(gpu):
+def test_a_change_that_a_graph_would_miss_is_refused(gpu):
     pair = Captured(gpu)
     saved = pair.opt.state_dict()
     with pytest.raises(RuntimeError, match="captured into a CUDA graph"):
@@ -236,7 +263,7 @@ def test_what_a_graph_would_not_notice_is_refused(gpu):
     pair.same()
 
 
-def test_parameters_do_not_move_once_a_graph_knows_them(gpu):
+def test_a_parameter_that_moves_after_a_capture_is_refused(gpu):
     w, g = np.ones(3, np.float32), np.ones(3, np.float32)
     opt = cyopt.SGD(capturable=True)
     opt.step([HostArray(g)], [HostArray(w)], stream=STREAM)
@@ -245,7 +272,7 @@ def test_parameters_do_not_move_once_a_graph_knows_them(gpu):
         opt.step([HostArray(g)], [HostArray(w.copy())])
 
 
-def test_what_has_no_meaning_with_it_is_refused(gpu):
+def test_what_has_no_meaning_with_capturable_is_refused(gpu):
     w = np.ones(3, np.float32)
     with pytest.raises(ValueError, match="capturable is True, but the parameters are on the CPU"):
         cyopt.Adam([w], capturable=True)

@@ -10,7 +10,7 @@ import cyopt
 from cyopt.cuda import driver
 
 
-def test_tables_go_up_again_when_an_address_moved(gpu):
+def test_tables_are_uploaded_again_when_a_gradient_moved(gpu):
     pair = Pair()
     pair.step()
     pair.own_grads[0] = HostArray(pair.own_grads[0].array.copy())
@@ -20,7 +20,7 @@ def test_tables_go_up_again_when_an_address_moved(gpu):
     pair.same()
 
 
-def test_gradients_that_moved_are_not_looked_at_in_full(gpu, monkeypatch):
+def test_gradients_that_moved_are_not_validated_in_full(gpu, monkeypatch):
     pair = Pair(zero_grads=True)
     pair.step()
     for _ in range(3):
@@ -52,7 +52,7 @@ def test_gradients_that_moved_are_not_looked_at_in_full(gpu, monkeypatch):
         (lambda w, g: Wrong(g.copy(), None, None), "interface__ of None; expected a dict"),
     ],
 )
-def test_gradients_that_moved_and_are_wrong(gpu, spoil, message):
+def test_gradients_that_moved_are_checked(gpu, spoil, message):
     w, g = np.arange(8, dtype=np.float32), np.ones(4, np.float32)
     params = [HostArray(w[2:6]), HostArray(w[7:8])]
     opt = cyopt.SGD(params, lr=1.0)
@@ -68,7 +68,7 @@ def test_gradients_that_moved_and_are_wrong(gpu, spoil, message):
     assert same_bits(w, before)
 
 
-def test_gradients_that_moved_into_each_other_or_to_another_gpu(gpu, monkeypatch):
+def test_gradients_that_moved_into_each_other_or_to_another_gpu_are_refused(gpu, monkeypatch):
     w, g = np.arange(8, dtype=np.float32), np.ones(8, np.float32)
     opt = cyopt.SGD([HostArray(w[:4]), HostArray(w[4:])], zero_grads=True)
     opt.step([HostArray(g[:4]), HostArray(g[4:])])
@@ -84,19 +84,19 @@ def test_gradients_that_moved_into_each_other_or_to_another_gpu(gpu, monkeypatch
     assert same_bits(w, before - np.float32(0))
 
 
-def test_an_empty_array_may_lie_behind_all_memory(gpu, monkeypatch):
-    """The driver knows no GPU of such an address, as of `array[n:]` in memory of n elements."""
-    w, behind = np.arange(4, dtype=np.float32), np.zeros(8, np.float32)[8:]
+def test_an_empty_array_may_lie_past_the_end_of_memory(gpu, monkeypatch):
+    """The driver knows no GPU of that address, as of `array[n:]` in memory of n elements."""
+    w, past = np.arange(4, dtype=np.float32), np.zeros(8, np.float32)[8:]
 
     def ordinal_of(address):
-        if address == behind.ctypes.data:
+        if address == past.ctypes.data:
             raise RuntimeError("invalid argument")
         return 0
 
     monkeypatch.setattr(driver, "ordinal_of", ordinal_of)
-    opt = cyopt.SGD([HostArray(behind), HostArray(w)], lr=1.0)
+    opt = cyopt.SGD([HostArray(past), HostArray(w)], lr=1.0)
     for _ in range(3):
-        opt.step([HostArray(behind), HostArray(np.ones(4, np.float32))])
+        opt.step([HostArray(past), HostArray(np.ones(4, np.float32))])
     assert np.array_equal(w, [-3, -2, -1, 0])
 
 
@@ -126,7 +126,7 @@ def shifted_bytes(array):
     return moved
 
 
-def test_gathered_gradients_that_moved(gpu):
+def test_gradients_that_are_gathered_may_move(gpu):
     pair = Pair(shapes=[(6, 6)])
     for seed in range(3):
         base = np.random.default_rng(seed).normal(size=(12, 12)).astype(np.float32)
@@ -135,8 +135,8 @@ def test_gathered_gradients_that_moved(gpu):
         pair.same()
 
 
-def test_a_gathered_gradient_that_is_not_given_again_is_let_alone(gpu):
-    """Its memory may have become another array's, which zero_grads would clear."""
+def test_a_gathered_gradient_that_is_not_given_again_is_left_alone(gpu):
+    """Its memory may be another array's by then, which zero_grads would clear."""
     opt = cyopt.Adam([HostArray(np.ones((6, 6))), HostArray(np.ones(3))], zero_grads=True)
     memory = np.ones((6, 12))
     opt.step([HostArray(memory[:, ::2]), HostArray(np.ones(3))])

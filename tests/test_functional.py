@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from models import GRADS, NUMPY, PARAMS, Foreign, arrays, cases, grads_at, overlapping
+from models import GRADS, NUMPY, PARAMS, Foreign, arrays, cases, grads_at, ones, overlapping
 from same_bits import same_bits
 from variants import VARIANTS, name
 
@@ -238,6 +238,22 @@ def test_keywords(function, keywords, message):
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"params": [np.ones(2)]}, "params is given"),
+        ({"betas": (lambda steps: 0.9, 0.9)}, "betas is a schedule"),
+        ({"framework": "keras"}, "framework"),
+        ({"step": 2**63}, "step"),
+    ],
+)
+def test_keywords_that_are_not_for_functions_are_refused(given, message):
+    arrays = [np.ones(2) for _ in range(4)]
+    with pytest.raises(TypeError, match=message):
+        cyopt.adam_(*arrays, **{"step": 1, **given})
+    assert all(same_bits(array, np.ones(2)) for array in arrays)
+
+
+@pytest.mark.parametrize(
     ("function", "count", "hypers", "message"),
     [
         (cyopt.sgd_, 2, {"momentum": 0.9}, "momentum_buffer is needed"),
@@ -268,3 +284,16 @@ def test_options_act_in_lists_too():
         assert same_bits(param, copy)
     change = np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in grads))
     assert change > 0.25  # so that clipping acted
+
+
+@pytest.mark.parametrize(("like", "decay"), [("keras", {}), ("torch", {"decoupled": True})])
+def test_decoupled_decay_beside_step_size_needs_lr(like, decay):
+    def adam(**more):
+        x, others = ones(2), [np.zeros(2, np.float32) for _ in range(3)]
+        kwargs = {"decoupled_weight_decay": True} if decay else {}
+        cyopt.adam_(x, *others, step_size=0.1, weight_decay=0.5, like=like, **kwargs, **more)
+        return x
+
+    with pytest.raises(TypeError, match="lr is missing"):
+        adam()
+    assert np.array_equal(adam(lr=0.5), [0.75, 0.75])

@@ -130,6 +130,13 @@ def test_dimensions_of_size_one_have_no_stride():
     check(draw((1, 5, 1), "float32"), grad)
 
 
+def test_the_stride_of_a_dimension_of_size_one_may_be_any():
+    param, grad = np.ones((3, 1, 2)), np.ones((3, 1, 4))[:, :, ::2]
+    odd = np.lib.stride_tricks.as_strided(grad, strides=(32, 2**62, 16))
+    assert cyopt.SGD([param], lr=0.5).step([odd])
+    assert (param == 0.5).all()
+
+
 def test_many_dimensions():
     shape = (2,) * 12
     check(draw(shape, "float64"), draw(shape, "float64", 1).T)

@@ -67,6 +67,14 @@ def test_out_takes_the_result():
     assert same_bits(param, expected)
 
 
+def test_out_of_any_strides_takes_the_result():
+    memory = np.zeros((2, 6))
+    out = memory[:, ::-2]
+    assert cyopt.sgd(np.ones((2, 3)), np.ones((2, 3)), lr=0.25, out=out) is out
+    assert (out == 0.75).all()
+    assert memory.sum() == 6 * 0.75
+
+
 class Tagged(np.ndarray):
     """An ndarray with something of its own, as PennyLane's are."""
 
@@ -82,6 +90,14 @@ def test_any_layout_and_subclass(view):
     result = cyopt.sgd(param, grad, lr=0.25)
     assert type(result) is np.ndarray
     assert np.array_equal(result, np.asarray(param) - 0.25)
+
+
+def test_a_permuted_parameter_gives_a_dense_result():
+    p = np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2)
+    m, v = np.zeros((3, 2, 4)), np.zeros((3, 2, 4))
+    new = cyopt.adam(p, np.ones(p.shape), m, v, step=1, lr=0.5)
+    assert new.flags.c_contiguous
+    assert np.allclose(new, p - 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from models import GRADS, NUMPY, PARAMS, Foreign, Model, arrays, cases, overlapping
+from models import GRADS, NUMPY, PARAMS, Foreign, Model, arrays, cases, ones, overlapping
 
 import cyopt
 
@@ -32,6 +32,18 @@ def test_parameter_at_construction(cls, spoil, error, cure):
         cls(params)
 
 
+@pytest.mark.skipif(NUMPY < (2, 0), reason="NumPy 1 has no StringDType")
+def test_an_array_of_strings_is_refused():
+    with pytest.raises(TypeError, match="parameter '0' has dtype StringDType"):
+        cyopt.SGD([np.array(["a"], np.dtypes.StringDType())])
+
+
+def test_a_dtype_with_fields_is_refused():
+    both = np.dtype((np.float64, [("re", np.float64)]))
+    with pytest.raises(TypeError, match="expected float32 or float64"):
+        cyopt.SGD([np.zeros(2, both)])
+
+
 @each_param
 @every_class
 def test_parameter_rebound(cls, spoil, error, cure):
@@ -45,6 +57,15 @@ def test_parameter_rebound(cls, spoil, error, cure):
 def test_parameters_that_can_be_read_once(of):
     with pytest.raises(TypeError, match=r"parameter '0' is a .*; .* pass list\(it\)"):
         cyopt.Adam(of(arrays()))
+
+
+def test_a_container_that_returns_copies_is_refused(tmp_path):
+    np.savez(tmp_path / "p.npz", w=ones(3))
+    with np.load(tmp_path / "p.npz") as params:
+        with pytest.raises(TypeError, match=r"dict\(params\)"):
+            cyopt.SGD(params)
+        with pytest.raises(TypeError, match=r"dict\(params\)"):
+            cyopt.SGD().step({"w": ones(3)}, params)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +178,25 @@ def test_a_list_that_holds_itself():
 def test_a_key_that_has_no_hash():
     with pytest.raises(TypeError, match=r"key is \[1\]: unhashable.*expected a key such as a name"):
         cyopt.SGD(lr=0.1).update([1], np.ones(2), np.ones(2))
+
+
+def test_nan_is_refused_as_a_key():
+    with pytest.raises(TypeError, match="nan"):
+        cyopt.SGD().update(float("nan"), ones(2), ones(2))
+
+
+def test_a_key_that_holds_nan_is_refused():
+    opt, w = cyopt.SGD(), np.ones(2)
+    for key in ((float("nan"),), (1, (float("nan"), 2))):
+        with pytest.raises(TypeError, match="does not equal itself"):
+            opt.update(key, w, w.copy())
+    assert opt.update((1, ("a", 2.5)), w, w.copy()) is w
+
+
+def test_a_key_that_is_an_array_is_answered_with_the_order_of_arguments():
+    w = np.ones(2)
+    with pytest.raises(TypeError, match=r"first of update\(key, param, grad\)"):
+        cyopt.SGD().update(w, w, "w")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

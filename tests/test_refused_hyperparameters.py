@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from models import Model, arrays
+from models import Model, arrays, ones
 
 import cyopt
 from cyopt.hyper import OFF
@@ -162,6 +162,22 @@ def test_a_schedule_that_is_out_of_range_only_later(cls, name, value):
     assert model.everything() == before
 
 
+def test_the_numbers_of_a_group_are_checked_for_its_own_dtypes():
+    wide, narrow = {"params": [np.ones(2)]}, {"params": [np.ones(2, np.float32)]}
+    opt = cyopt.Adam([{**wide, "eps": 1e-50}, narrow])
+    assert opt.step([[np.ones(2)], [np.ones(2, np.float32)]])
+    with pytest.raises(ValueError, match="eps is 1e-50, which float32"):
+        cyopt.Adam([wide, {**narrow, "eps": 1e-50}])
+    cyopt.AdaGrad([{**wide, "initial_accumulator_value": 1e200}, narrow])
+
+
+@pytest.mark.parametrize("value", [1e-50, 1e-40, 1e39])
+def test_a_starting_value_that_float32_cannot_hold_is_refused(value):
+    with pytest.raises(ValueError, match=r"initial_accumulator_value.*beyond the range of float32"):
+        cyopt.AdaGrad([np.ones(1, np.float32)], initial_accumulator_value=value)
+    cyopt.AdaGrad([np.ones(1)], initial_accumulator_value=value)
+
+
 @pytest.mark.parametrize(
     ("cls", "hypers", "name"),
     [
@@ -180,6 +196,24 @@ def test_out_of_range_when_prepared(cls, hypers, name):
     assert model.everything() == before
 
 
+def test_an_eps_hat_factor_that_grows_beyond_float32_is_refused():
+    with pytest.raises(ValueError, match=r"lr.*float32"):
+        cyopt.Adam.like("keras", [ones(2)], lr=1e39, betas=(0.0, 0.9999))
+
+
+def test_a_factor_that_decay_makes_too_large_for_float32_is_refused():
+    """Decay after the update multiplies the factor of the update once more."""
+    numbers = {"lr": 3e33, "weight_decay": 1e-28, "betas": (0.0, 0.999), "eps_hat": True}
+    after = {"decoupled_weight_decay": True, "weight_decay_order": "after"}
+    with pytest.raises(ValueError, match=r"weight_decay 1e-28: makes a factor 8.9"):
+        cyopt.Adam([np.zeros(1, np.float32)], **numbers, **after)
+    w = np.zeros(1)
+    opt = cyopt.Adam([w], **numbers, **after)
+    for _ in range(155):
+        opt.step([np.zeros(1)])
+    assert w == 0
+
+
 @pytest.mark.parametrize("cls", cyopt.ALL)
 def test_unknown_name(cls):
     with pytest.raises(TypeError, match="weight_deacy"):
@@ -193,6 +227,28 @@ def test_unknown_name(cls):
         lambda: model.opt.groups[0].weight_deacy,
     ):
         model.refuses(call, AttributeError, "'weight_deacy'; did you mean 'weight_decay'")
+
+
+def test_a_misspelt_name_is_answered_with_the_right_one():
+    with pytest.raises(TypeError, match="did you mean 'momentum'"):
+        cyopt.SGD.like("keras", momentun=0.9)
+    with pytest.raises(AttributeError):
+        cyopt.SGD().learning_rate = 0.1
+
+
+def test_names_of_other_libraries_are_answered_with_ours():
+    for cls, name, ours in [
+        (cyopt.Adam, "learning_rate", "lr"),
+        (cyopt.Adam, "beta_1", "betas"),
+        (cyopt.Momentum, "mu", "momentum"),
+        (cyopt.RMSProp, "rho", "alpha"),
+    ]:
+        with pytest.raises(TypeError, match=f"no hyperparameter '{name}'; did you mean '{ours}'"):
+            cls(**{name: 0.1})
+    with pytest.raises(ValueError, match="did you mean 'keras'"):
+        cyopt.Adam.like("tensorflow")
+    with pytest.raises(AttributeError, match=r"did you mean cyopt\.adam_\?"):
+        _ = cyopt.adamw_
 
 
 @pytest.mark.parametrize(
@@ -227,3 +283,27 @@ def test_what_decides_the_formula_is_fixed(cls, hypers, changes, cure):
 def test_what_has_no_meaning_together(cls, hypers, cure):
     with pytest.raises(ValueError, match=cure):
         cls(arrays(), **hypers)
+
+
+@pytest.mark.parametrize(
+    "together", [{"weight_decay_order": "after"}, {"bias_correction": False, "eps_hat": True}]
+)
+def test_what_has_no_meaning_together_is_refused_for_groups(together):
+    for params in ([np.ones(2)], [{"params": [np.ones(2)]}]):
+        with pytest.raises(ValueError, match=r"weight_decay_order is|eps_hat is"):
+            cyopt.Adam(params, **together)
+
+
+def test_a_form_of_bias_correction_needs_bias_correction():
+    for name in ("eps_hat", "libm_pow"):
+        with pytest.raises(ValueError, match=f"{name} is True, a form of the bias correction"):
+            cyopt.Adam(bias_correction=False, **{name: True})
+    assert not cyopt.Adam.like("sklearn", bias_correction=False).eps_hat
+
+
+def test_ema_init_needs_ema():
+    with pytest.raises(ValueError, match=r"ema_init is 'zeros'.*ema is None"):
+        cyopt.Adam(ema_init="zeros")
+    groups = [{"params": [np.ones(2)], "ema": 0.5}, {"params": [np.ones(2)]}]
+    first, second = cyopt.Adam(groups, ema_init="zeros").groups
+    assert (first.ema_init, second.ema_init) == ("zeros", "params")

@@ -65,6 +65,12 @@ def test_c_has_the_scalars_of_the_rules_for_any_numbers(rule, decay, form, flags
         np.testing.assert_equal(value, reference[key], key)
 
 
+@pytest.mark.parametrize("t", [1, 2**53 + 3, 2**61 + 1])
+def test_adagrads_lr_decay_is_right_after_very_many_steps(t):
+    hyper = cyopt.AdaGrad(lr=0.1, lr_decay=1e-16).groups[0].at(0)
+    assert _cpu.prepare(hyper, t) == rules.prepare(hyper, t)
+
+
 def test_the_two_tables_of_rules_are_one():
     assert tuple(rules.RULES) == _cpu.RULES
 

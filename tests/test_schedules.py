@@ -7,7 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from models import arrays, grads_at, ones
 
+import cyopt
 from cyopt import schedules
 
 # One of each, with the text that repr must give back.
@@ -191,3 +193,145 @@ def test_refuses(make, error, message):
     with pytest.raises(error) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_a_number_beyond_all_floats_is_refused():
+    for make in (cyopt.schedules.constant, lambda x: cyopt.schedules.one_cycle(x, 10)):
+        with pytest.raises(ValueError, match="expected a finite number"):
+            make(10**400)
+
+
+# --- in steps -------------------------------------------------------------------------------------
+
+
+SCHEDULED = {
+    "lr": (cyopt.Adam, {}, lambda steps: 0.1 / (1 + steps)),
+    "weight_decay": (cyopt.AdamW, {}, lambda steps: 0.1 * steps),
+    "grad_scale": (cyopt.SGD, {}, lambda steps: 2.0**steps),
+    "momentum": (cyopt.SGD, {}, lambda steps: min(0.9, 0.3 * steps)),
+    "dampening": (cyopt.Momentum, {}, lambda steps: 0.5 / (1 + steps)),
+    "lr_decay": (cyopt.AdaGrad, {}, lambda steps: 0.5 * steps),
+    "alpha": (cyopt.RMSProp, {}, lambda steps: 0.5 + 0.1 * steps),
+    "eps": (cyopt.RMSProp, {}, lambda steps: 0.1 / (1 + steps)),
+}
+
+
+@pytest.mark.parametrize("key", SCHEDULED)
+def test_a_schedule_acts_as_the_number_set_before_each_step(key):
+    """It gets the number of completed steps, 0 in the first one."""
+    cls, hypers, schedule = SCHEDULED[key]
+    params, by_hand = arrays(), arrays()
+    opt = cls(params, **hypers, **{key: schedule})
+    # Momentum 0 would keep no buffer.
+    other = cls(by_hand, **hypers, **({"momentum": 0.5} if key == "momentum" else {}))
+    for step in range(4):
+        grads = grads_at(step, params)
+        setattr(other, key, schedule(step))
+        opt.step(grads)
+        other.step(grads)
+        assert np.array_equal(params["w"], by_hand["w"]), step
+    assert getattr(opt, key) is schedule
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_a_scheduled_beta_acts_as_the_number_set_before_each_step(i):
+    def schedule(steps):
+        return 0.5 + 0.1 * steps
+
+    params, by_hand = arrays(), arrays()
+    fixed = [0.9, 0.999]
+    opt, other = (
+        cyopt.Adam(params, betas=(*fixed[:i], schedule, *fixed[i + 1 :])),
+        cyopt.Adam(by_hand),
+    )
+    for step in range(3):
+        other.betas = (*fixed[:i], schedule(step), *fixed[i + 1 :])
+        grads = grads_at(step, params)
+        opt.step(grads)
+        other.step(grads)
+        assert np.array_equal(params["w"], by_hand["w"])
+
+
+def test_the_schedule_of_a_new_key_begins_at_0():
+    def made():
+        return cyopt.SGD(lr=lambda t: [0.1, 0.2][t], momentum=0.9)
+
+    opt, ones = made(), np.ones(1)
+    for key in "aab":
+        opt.update(key, np.ones(1), ones)
+    other = made()
+    other.load_state_dict(opt.state_dict())
+    assert np.array_equal(other.update("b", np.ones(1), ones), opt.update("b", np.ones(1), ones))
+    with pytest.raises(IndexError):  # the schedule's own, at the third step of this key
+        opt.update("b", np.ones(1), ones)
+    assert opt.state_dict()["state"]["b"]["step"] == 2
+
+
+def test_a_number_that_a_schedule_sets_in_its_place_counts_from_the_next_step():
+    w = ones(1, dtype=np.float64)
+    opt = cyopt.SGD([w], lr=0.5)
+
+    def schedule(steps):
+        if steps == 1:
+            opt.lr = 0.0
+        return 1.0
+
+    opt.lr = schedule
+    seen = []
+    for _ in range(4):
+        opt.step([np.ones(1)])
+        seen.append(w[0])
+    assert seen == [0.0, -1.0, -1.0, -1.0]
+
+
+def test_a_parameter_that_a_schedule_rebinds_is_the_one_stepped():
+    params = {"w": np.zeros(1)}
+    old = params["w"]
+    opt = cyopt.SGD(params, lr=lambda steps: params.update(w=np.zeros(1)) or 1.0)
+    opt.step({"w": np.ones(1)})
+    assert old[0] == 0
+    assert params["w"][0] == -1
+
+
+def test_a_number_that_a_schedule_sets_is_checked():
+    """float32 does not hold it: unchecked it would make infinities."""
+    w = np.ones(3, np.float32)
+
+    def schedule(steps):
+        opt.lr = 1e39
+        return 0.5
+
+    opt = cyopt.SGD([w], lr=0.5)
+    opt.lr = schedule
+    opt.step([np.ones(3, np.float32)])
+    with pytest.raises(ValueError, match="lr"):
+        opt.step([np.ones(3, np.float32)])
+    assert w.tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize("params", [[[]], [[np.zeros(1)], []]])
+def test_a_schedule_of_a_last_group_without_parameters_is_checked(params):
+    opt = cyopt.SGD([{"params": group} for group in params])
+    grads = [[np.ones(1) for _ in group] for group in params]
+    assert opt.step(grads)
+    opt.groups[-1].lr = lambda steps: float("nan")
+    with pytest.raises(ValueError, match="lr is nan"):
+        opt.step(grads)
+    assert opt.steps == 1
+
+
+@pytest.mark.parametrize("value", [None, 0.0, "x", 10**400])
+def test_an_error_names_what_a_schedule_returned(value):
+    opt = cyopt.SGD([np.ones(1)], clip_norm=lambda steps: value if steps else 1.0)
+    opt.step([np.ones(1)])
+    text = rf"clip_norm is {value!r} after 1 steps, by its schedule; expected a finite"
+    with pytest.raises((TypeError, ValueError), match=text):
+        opt.step([np.ones(1)])
+
+
+def test_a_schedule_whose_power_overflows_returns_infinity():
+    opt = cyopt.SGD([np.ones(1)], lr=cyopt.schedules.step(1.0, factor=2.0**600, every=1))
+    opt.step([np.zeros(1)])
+    with pytest.raises(ValueError, match="lr is inf after 2 steps, by its schedule"):
+        for _ in range(2):
+            opt.step([np.zeros(1)])

@@ -12,7 +12,7 @@ from same_bits import same_bits, same_optimizers
 
 import cyopt
 from cyopt import _cpu
-from cyopt.cgroup import cgroup_cpus
+from cyopt.cgroup import _read, cgroup_cpus
 from cyopt.runtime import thread_limit
 
 needs_threads = pytest.mark.skipif(not _cpu.HAS_THREADS, reason="built without threads")
@@ -212,6 +212,11 @@ V1_FILES = {"cpu__cpu_dot_cfs_quota_us": "250000\n", "cpu__cpu_dot_cfs_period_us
 )
 def test_cgroup_quota(tmp_path, membership, files, cpus):
     assert cgroup_cpus(*cgroup(tmp_path, membership, **files)) == cpus
+
+
+def test_a_cgroup_may_have_any_name(tmp_path):
+    (tmp_path / "cgroup").write_bytes(b"0::/caf\xe9\n")
+    assert _read(str(tmp_path / "cgroup")).startswith("0::/caf")
 
 
 @needs_threads
@@ -433,3 +438,22 @@ def test_an_exception_in_a_step_frees_the_optimizer():
     assert opt.steps == 1
     assert same_bits(params[0], before)
     assert opt.step(arrays([100], seed=2))
+
+
+def test_a_thread_with_a_small_stack_can_step():
+    """64 KiB; tiles of 32 KiB are not on the stack."""
+    code = """
+        import threading, numpy as np, cyopt
+
+        def run():
+            p = [np.ones((130, 70), np.float32)]
+            opt = cyopt.Adam(p, cast_grads=True, clip_norm=1.0, ema=0.5)
+            opt.step([np.ones((70, 260)).T[::2]], norms=True)
+            print("stepped")
+
+        threading.stack_size(64 * 1024)
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    """
+    assert run_python(code) == "stepped\n"

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gpu_pair import interrupt_behind_the_step  # noqa: E402
+from gpu_pair import interrupt_after_the_step  # noqa: E402
 from test_torch import NAMES, emptied, one, run  # noqa: E402
 
 import cyopt  # noqa: E402
@@ -161,12 +161,12 @@ def test_a_tensor_of_inference_has_no_version(torch_on_gpu):
     assert (w == 0.5).all()
 
 
-def test_an_interrupt_behind_a_step_leaves_no_stale_graph(torch_on_gpu, monkeypatch):
+def test_an_interrupt_after_a_step_leaves_no_stale_graph(torch_on_gpu, monkeypatch):
     w = torch.ones(3, requires_grad=True)
     opt = cyopt.SGD([w], lr=0.5)
     for _ in range(2):  # a first step, and a steady one
         squares = (w * w).sum()
-        with interrupt_behind_the_step(monkeypatch):
+        with interrupt_after_the_step(monkeypatch):
             opt.step([torch.ones(3)])
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             squares.backward()

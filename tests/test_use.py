@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import NUMPY, Foreign, Model, arrays, grads_at, read_only
+from models import NUMPY, Foreign, Model, arrays, grads_at, ones, read_only
 from variants import FORMULAS, name
 
 import cyopt
@@ -142,56 +142,6 @@ def test_a_step_of_nothing_counts_for_schedules_only():
     assert np.array_equal(params["w"], arrays()["w"])
 
 
-# --- schedules ------------------------------------------------------------------------------------
-
-SCHEDULED = {
-    "lr": (cyopt.Adam, {}, lambda steps: 0.1 / (1 + steps)),
-    "weight_decay": (cyopt.AdamW, {}, lambda steps: 0.1 * steps),
-    "grad_scale": (cyopt.SGD, {}, lambda steps: 2.0**steps),
-    "momentum": (cyopt.SGD, {}, lambda steps: min(0.9, 0.3 * steps)),
-    "dampening": (cyopt.Momentum, {}, lambda steps: 0.5 / (1 + steps)),
-    "lr_decay": (cyopt.AdaGrad, {}, lambda steps: 0.5 * steps),
-    "alpha": (cyopt.RMSProp, {}, lambda steps: 0.5 + 0.1 * steps),
-    "eps": (cyopt.RMSProp, {}, lambda steps: 0.1 / (1 + steps)),
-}
-
-
-@pytest.mark.parametrize("key", SCHEDULED)
-def test_schedule_is_the_number_set_before_each_step(key):
-    """In particular it gets the completed steps, 0 in the first one."""
-    cls, hypers, schedule = SCHEDULED[key]
-    params, by_hand = arrays(), arrays()
-    opt = cls(params, **hypers, **{key: schedule})
-    # Momentum 0 would keep no buffer.
-    other = cls(by_hand, **hypers, **({"momentum": 0.5} if key == "momentum" else {}))
-    for step in range(4):
-        grads = grads_at(step, params)
-        setattr(other, key, schedule(step))
-        opt.step(grads)
-        other.step(grads)
-        assert np.array_equal(params["w"], by_hand["w"]), step
-    assert getattr(opt, key) is schedule
-
-
-@pytest.mark.parametrize("i", [0, 1])
-def test_scheduled_beta(i):
-    def schedule(steps):
-        return 0.5 + 0.1 * steps
-
-    params, by_hand = arrays(), arrays()
-    fixed = [0.9, 0.999]
-    opt, other = (
-        cyopt.Adam(params, betas=(*fixed[:i], schedule, *fixed[i + 1 :])),
-        cyopt.Adam(by_hand),
-    )
-    for step in range(3):
-        other.betas = (*fixed[:i], schedule(step), *fixed[i + 1 :])
-        grads = grads_at(step, params)
-        opt.step(grads)
-        other.step(grads)
-        assert np.array_equal(params["w"], by_hand["w"])
-
-
 def test_hyperparameters_read_and_write():
     opt = cyopt.SGD(w := np.ones(1), lr=1)
     assert opt.lr == 1
@@ -200,68 +150,6 @@ def test_hyperparameters_read_and_write():
     opt.lr = 0.25
     opt.step(np.ones(1))
     assert (opt.lr, opt.groups[0].lr, w[0]) == (0.25, 0.25, 0.25)
-
-
-# --- groups ---------------------------------------------------------------------------------------
-
-
-def test_groups():
-    a, b = arrays(), arrays()
-    opt = cyopt.Adam([{"params": a}, {"params": b, "lr": 0.5, "amsgrad": True}], lr=0.1)
-    ones, others = arrays(), arrays()
-    one, other = cyopt.Adam(ones, lr=0.1), cyopt.Adam(others, lr=0.5, amsgrad=True)
-    assert list(opt.state) == ["0.w", "0.b", "1.w", "1.b"]
-    for step in range(3):
-        grads = grads_at(step, a)
-        opt.step([grads, grads])
-        one.step(grads)
-        other.step(grads)
-        if step == 1:
-            opt.groups[1].lr = other.lr = 0.25
-    for key in a:
-        assert np.array_equal(a[key], ones[key])
-        assert np.array_equal(b[key], others[key])
-    assert [group.lr for group in opt.groups] == [0.1, 0.25]
-    for key in ("lr", "eps", "amsgrad"):
-        with pytest.raises(AttributeError, match=rf"2 groups.*groups\[i\]\.{key}"):
-            getattr(opt, key)
-    with pytest.raises(AttributeError, match=r"groups\[i\]\.lr"):
-        opt.lr = 1.0
-
-
-def test_add_group():
-    params, head, twin, twin_head = arrays(), np.ones(2), arrays(), np.ones(2)
-    opt, one, two = cyopt.Adam(params), cyopt.Adam(twin), cyopt.Adam(twin_head, lr=0.5)
-    grads = grads_at(0, params)
-    opt.step(grads)
-    one.step(grads)
-    opt.add_group({"params": head, "lr": 0.5})
-    assert list(opt.state) == ["0.w", "0.b", "1"]
-    for _ in range(2):
-        opt.step([grads, np.ones(2)])
-        one.step(grads)
-        two.step(np.ones(2))
-    assert np.array_equal(params["w"], twin["w"])
-    assert np.array_equal(head, twin_head)
-    assert opt.steps == 3
-
-
-@pytest.mark.parametrize(
-    ("group", "error"),
-    [
-        ({"lr": 1.0}, TypeError),
-        (np.ones(2), TypeError),
-        ({"params": np.ones(2), "learning_rate": 1.0}, TypeError),
-        ({"params": np.ones(2), "lr": -1.0}, ValueError),
-        ({"params": np.ones(2, int)}, TypeError),
-        ({"params": np.ones(2, np.float32), "eps": 1e-50}, ValueError),
-    ],
-)
-def test_refused_group_changes_nothing(group, error):
-    model = Model(cyopt.Adam, 2)
-    model.refuses(lambda: model.opt.add_group(group), error, ".")
-    again = {"params": model.params["w"]}
-    model.refuses(lambda: model.opt.add_group(again), ValueError, "shares memory")
 
 
 # --- the container is the truth -------------------------------------------------------------------
@@ -320,6 +208,26 @@ def test_foreign_parameter_is_exported_anew_at_each_step():
         assert np.array_equal(foreign.array, model.twin_params["w"])
 
 
+class Copying:
+    """An exporter that copies unless it is told not to, as the protocol allows."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, *, copy=None, **options):
+        return (self.array if copy is False else self.array.copy()).__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.2.0", reason="needs NumPy 2.2")
+def test_a_foreign_parameter_is_asked_for_without_a_copy():
+    w = ones(3)
+    cyopt.SGD([Copying(w)], lr=1.0).step([ones(3)])
+    assert not w.any()
+
+
 def test_ways_of_use_are_not_mixed():
     w, g = np.ones(2), np.ones(2)
     bound, unbound, keyed = cyopt.SGD([w]), cyopt.SGD(), cyopt.SGD()
@@ -340,3 +248,8 @@ def test_ways_of_use_are_not_mixed():
             call()
     assert np.array_equal(w, before)
     assert (bound.steps, unbound.steps, keyed.steps) == (0, 1, 1)
+
+
+def test_the_base_class_is_refused_as_an_optimizer():
+    with pytest.raises(TypeError, match=r"no rule; use a class such as cyopt\.Adam"):
+        cyopt.Optimizer([np.ones(1)], {})

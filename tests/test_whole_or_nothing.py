@@ -167,3 +167,12 @@ def test_the_reference_obeys_no_error_state(options):
                 opt.step([grad], norms=True)
         results.append((param.tobytes(), repr(opt.grad_norm), repr(opt.update_norm)))
     assert results[0] == results[1]
+
+
+def test_the_reference_raises_for_no_overflow_of_a_norm():
+    params = [np.full(1, 1.2e154), np.full(1, 1.2e154)]
+    opt = cyopt.reference.attach(cyopt.Momentum(params, lr=1e-3))
+    with np.errstate(all="raise"):
+        assert opt.step([np.full(1, 1e153)] * 2, norms=True)
+    assert opt.param_norm == np.inf
+    assert opt.steps == 1

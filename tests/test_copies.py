@@ -1,0 +1,80 @@
+"""copy, deepcopy and pickle: a copy is apart from its original and goes on alike."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from models import arrays, go_on_alike, grads_at, ones, train
+from same_bits import same_optimizers
+from variants import FORMULAS, name
+
+import cyopt
+
+every_formula = pytest.mark.parametrize("variant", FORMULAS, ids=name)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@every_formula
+def test_a_copy_is_apart_and_goes_on_alike(variant, how):
+    cls, hypers = variant
+    params = {"w": np.asfortranarray(arrays()["w"]), "b": arrays()["b"]}
+    opt = cls(params, **{**hypers, "lr": cyopt.schedules.exponential(0.1, 0.5)})
+    train(opt, params)
+    other, others = how((opt, params))
+    assert repr(other).split("(")[0] == cls.__name__
+    assert others["w"].flags.f_contiguous
+    for key, entry in other.state.items():
+        assert not any(np.shares_memory(a, opt.state[key][slot]) for slot, a in entry.items())
+    before = params["w"].copy()
+    other.step(grads_at(9, others))
+    assert np.array_equal(params["w"], before)
+    opt.step(grads_at(9, params))
+    go_on_alike(opt, params, other, others)
+
+
+@pytest.mark.parametrize("attach", [False, True])
+def test_copies_of_unbound_keyed_and_reference(attach):
+    unbound, keyed, params = cyopt.Adam(), cyopt.Adam(), arrays()
+    if attach:
+        cyopt.reference.attach(unbound), cyopt.reference.attach(keyed)
+    unbound.step(arrays(), params)
+    keyed.update("w", params["w"], arrays()["w"])
+    for opt in (unbound, keyed):
+        same_optimizers(opt, copy.deepcopy(opt))
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            same_optimizers(opt, pickle.loads(pickle.dumps(opt, protocol)))
+    others = copy.deepcopy(params)
+    other = copy.deepcopy(unbound)
+    unbound.step(arrays(), params)
+    other.step(arrays(), others)
+    assert np.array_equal(params["w"], others["w"])
+
+
+class Own(cyopt.Adam):
+    pass
+
+
+def test_a_copy_of_a_subclass_has_its_attributes_and_convention():
+    opt = Own.like("keras", [ones(2)])
+    opt.tag = "own"
+    assert opt.eps == 1e-7
+    for copied in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        assert copied.tag == "own"
+        same_optimizers(copied, opt)
+
+
+class Tagged(cyopt.SGD):
+    __slots__ = ("tag",)
+
+
+def test_a_copy_of_a_subclass_has_what_is_in_its_slots():
+    opt = Tagged([np.ones(2)])
+    opt.tag = "own"
+    assert copy.deepcopy(opt).tag == pickle.loads(pickle.dumps(opt)).tag == "own"
+    assert not hasattr(copy.deepcopy(Tagged([np.ones(2)])), "tag")
+
+
+def test_copy_copy_is_refused():
+    with pytest.raises(TypeError, match="deepcopy"):
+        copy.copy(cyopt.SGD())
