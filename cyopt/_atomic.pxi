@@ -44,6 +44,22 @@ def commit(list calls, list pairs, list changes, owner, dict waiting):
     owner._waiting = waiting
 
 
+cdef extern from *:
+    """
+    #ifdef _MSC_VER
+    static __declspec(thread) int64_t cyopt_steps_of_thread;
+    #else
+    static _Thread_local int64_t cyopt_steps_of_thread;
+    #endif
+    """
+    int64_t cyopt_steps_of_thread
+
+
+def steps_made():
+    """How many steps this thread has made: tells whether an exception came before or after one."""
+    return cyopt_steps_of_thread
+
+
 def count(cnp.ndarray counts, cnp.ndarray given, cnp.ndarray steps, bint keyed):
     """Count a step: of each parameter that is given (1, not 0), and of the optimizer."""
     cdef int64_t *completed = <int64_t *>cnp.PyArray_DATA(counts)
@@ -58,6 +74,8 @@ def count(cnp.ndarray counts, cnp.ndarray given, cnp.ndarray steps, bint keyed):
 cdef void _count_step(int64_t *steps, const int64_t *completed, bint keyed) noexcept:
     """Count one more of an optimizer's steps; with `keyed`, they are the most that any of its lists
     has completed. Without, there may be no parameters, and nothing to read in `completed`."""
+    global cyopt_steps_of_thread
+    cyopt_steps_of_thread += 1
     steps[0] = max(steps[0], completed[0]) if keyed else steps[0] + 1
 
 

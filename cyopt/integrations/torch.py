@@ -32,11 +32,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import compress, count
+from itertools import chain, compress, count
 from operator import ne, not_
 from typing import Any, ClassVar
 
 import cyopt
+from cyopt import _cpu
 from cyopt.integrations import require
 
 # The first whose AdamW has Adam's groups.
@@ -79,6 +80,11 @@ class _Steps:
         Raises TypeError or ValueError for tensors that cyopt does not update; this module's
         docstring lists them, and says what has changed by then.
         """
+        if getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None):
+            raise TypeError(
+                "a GradScaler leaves it to this step to unscale gradients and to be skipped, and it"
+                " does neither; make the optimizer without fused=True"
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -92,6 +98,8 @@ class _Steps:
         super().__setstate__(state)  # type: ignore[misc]  # of torch's class
         for group in self.param_groups:
             group.update({name: None for name in ("foreach", "fused") if group.get(name)})
+        # Of fused=True: it makes a GradScaler leave unscaling and skipping to the step.
+        self.__dict__.pop("_step_supports_amp_scaling", None)
 
     def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The names of the group's state arrays, torch's and cyopt's."""
@@ -101,8 +109,9 @@ class _Steps:
         """The hyperparameters of cyopt's function, as Python numbers."""
         numbers = {name: number(group[name]) for name in self._same if name in group}
         numbers.update({name: bool(group[name]) for name in _FLAGS if name in group})
-        numbers.update({name: float(group[name]) for name in ("lr", "weight_decay")})
-        if -1e-9 * float(group.get("initial_lr", 0.0)) < numbers["lr"] < 0:
+        numbers.update({name: number(group[name]) for name in ("lr", "weight_decay")})
+        lr = numbers["lr"]
+        if isinstance(lr, float) and -1e-9 * float(group.get("initial_lr", 0.0)) < lr < 0:
             numbers["lr"] = 0.0
         return numbers
 
@@ -127,15 +136,52 @@ class _Steps:
         if not are_contiguous:
             columns = in_memory_order(columns)
         calls: dict[tuple[int, int], list[int]] = defaultdict(list)  # by step and device
-        for i, place in enumerate(zip(self._done(states, new), devices, strict=True)):
+        counters = self._counters(states, changed)
+        for i, place in enumerate(zip(self._done(counters, new), devices, strict=True)):
             calls[place].append(i)
         for (done, device), members in calls.items():
             own = {name: [column[i] for i in members] for name, column in columns.items()}
-            type(self)._function(**arrays_of(own), step=done + 1, **numbers)
-            self._count([states[i] for i in members])
-            self.state.update({params[i]: states[i] for i in changed.intersection(members)})
-            if device < 0:  # the CPU; a step on a GPU notifies torch itself
-                increment_version([params[i] for i in members])
+            arguments = {**arrays_of(own), "step": done + 1, **numbers}
+            entries = {params[i]: states[i] for i in changed.intersection(members)}
+            written = [counters[i] for i in members] if counters else []
+            n_counters = len(written)
+            if device < 0:  # the CPU; a step on a GPU notifies torch of its tensors itself
+                del own["grad"]
+                written += chain(*own.values())
+            self._call(arguments, entries, written, n_counters)
+
+    def _call(
+        self,
+        arguments: dict[str, Any],
+        entries: dict[Any, dict[str, Any]],
+        written: list[Any],
+        n_counters: int,
+    ) -> None:
+        """Step, count, add entries to the state and mark `written` as modified: all or nothing.
+
+        `written` starts with the counters. The step is last, so that an interrupt after it finds
+        all done; before it, an interrupt or a refusal undoes the rest.
+        """
+        made = _cpu.steps_made()
+        old = {p: dict(self.state[p]) if p in self.state else None for p in entries}
+        counters = written[:n_counters]
+        try:
+            for p, state in entries.items():
+                self.state[p].update(state)
+            if counters:
+                add_one(counters)
+            increment_version(written)
+            type(self)._function(**arguments)
+        except BaseException:
+            if _cpu.steps_made() == made:
+                if counters and integers(counters[:1]) == [arguments["step"]]:
+                    torch._foreach_add_(counters, -1)
+                for p, before in old.items():
+                    self.state[p].clear()
+                    self.state[p].update(before or {})
+                    if before is None:
+                        del self.state[p]
+            raise
 
     def _add_states(
         self, columns: dict[str, list[Any]], slots: tuple[str, ...], are_contiguous: bool
@@ -176,15 +222,16 @@ class _Steps:
         value = self.defaults.get("initial_accumulator_value", 0.0)
         return torch.full_like(param, value, memory_format=torch.preserve_format)
 
-    def _done(self, states: Sequence[dict[str, Any]], new: Sequence[bool]) -> list[int]:
-        """How many steps parameters with these states have made."""
-        return integers([state.get("step", ZERO) for state in states])
+    def _counters(self, states: list[dict[str, Any]], changed: set[int]) -> list[Any]:
+        """The step counters; new ones are put into copies of states, noted in `changed`."""
+        for i in compress(count(), ["step" not in state for state in states]):
+            states[i] = {"step": ZERO.clone(), **states[i]}
+            changed.add(i)
+        return [state["step"] for state in states]
 
-    def _count(self, states: Sequence[dict[str, Any]]) -> None:
-        for state in states:
-            if "step" not in state:
-                state["step"] = ZERO.clone()
-        add_one([state["step"] for state in states])
+    def _done(self, counters: list[Any], new: Sequence[bool]) -> list[int]:
+        """How many steps each parameter has made."""
+        return integers(counters)
 
 
 class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types here
@@ -213,12 +260,12 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
             numbers.update(momentum=0.0, dampening=0.0, nesterov=False)
         return numbers
 
-    def _done(self, states: Sequence[dict[str, Any]], new: Sequence[bool]) -> list[int]:
+    def _counters(self, states: list[dict[str, Any]], changed: set[int]) -> list[Any]:
+        return []
+
+    def _done(self, counters: list[Any], new: Sequence[bool]) -> list[int]:
         """SGD keeps no count in torch; only a buffer's first step, which is undampened, differs."""
         return [0 if is_new else 1 for is_new in new]
-
-    def _count(self, states: Sequence[dict[str, Any]]) -> None:
-        pass
 
 
 class RMSprop(_Steps, torch.optim.RMSprop):  # type: ignore[misc]
