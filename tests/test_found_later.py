@@ -303,7 +303,7 @@ def test_a_number_beyond_all_floats():
 
 def test_arguments_in_another_order():
     w = np.ones(2)
-    with pytest.raises(TypeError, match=r"first of update\(key, param, grad\)"):
+    with pytest.raises(TypeError, match=r"first argument of update\(key, param, grad\)"):
         cyopt.SGD().update(w, w, "w")
 
 
@@ -360,7 +360,7 @@ def test_a_factor_that_grows_beyond_the_type():
     """The decay after the update multiplies it once more."""
     numbers = {"lr": 3e33, "weight_decay": 1e-28, "betas": (0.0, 0.999), "eps_hat": True}
     after = {"decoupled_weight_decay": True, "weight_decay_order": "after"}
-    with pytest.raises(ValueError, match=r"weight_decay 1e-28: makes a factor 8.9"):
+    with pytest.raises(ValueError, match=r"weight_decay is 1e-28, which .* 9e\+38"):
         cyopt.Adam([np.zeros(1, np.float32)], **numbers, **after)
     w = np.zeros(1)
     opt = cyopt.Adam([w], **numbers, **after)
