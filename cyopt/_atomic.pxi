@@ -1,4 +1,4 @@
-# Included by _cpu.pyx: what is done as a whole, with no signal handler of Python running inside.
+# Included by _cpu.pyx: operations that no signal handler of Python can interrupt.
 
 @cython.final
 cdef class Version:

@@ -149,7 +149,7 @@ cdef class DLPackTable:
         return <float *>(<char *>tensor.data + tensor.byte_offset)
 
     cdef bint look(self, object value, int64_t *address, int64_t *numbers, size_t *n):
-        """The address of an array, and what else describes it; False if this cannot be known so."""
+        """The address of an array, and what else describes it; False if the table cannot say."""
         cdef cyopt_dl_tensor tensor
         cdef int d
         if self._table.tensor_from_object(<void *>value, &tensor) != 0:

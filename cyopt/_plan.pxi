@@ -1,4 +1,4 @@
-# Included by _cpu.pyx: the way of a step from Python to `cyopt_step`.
+# Included by _cpu.pyx: the path of a step from Python to `cyopt_step`.
 
 @cython.final
 cdef class Gate:
@@ -13,7 +13,7 @@ cdef class Gate:
         """Call action(*args) with no other caller inside."""
         if self._taken:
             raise RuntimeError(
-                "this optimizer is in a step already, of another thread or of its own schedule;"
+                "this optimizer is in a step already, of another thread or from its own schedule;"
                 " use one optimizer for each thread"
             )
         self._taken = True

@@ -201,7 +201,7 @@ def _check_schedules(group_specs: Sequence[GroupSpec], hypers: Sequence[Hyper]) 
     if any(x.capturable for x in group_specs) or any(x.skip_nonfinite for x in hypers):
         raise ValueError(
             "a hyperparameter is a schedule of the number of steps, which with skip_nonfinite or"
-            " capturable the GPU alone knows; set the number before each step instead"
+            " capturable only the GPU knows; set the number before each step instead"
         )
 
 
