@@ -1,8 +1,8 @@
 # cython: language_level=3
 """`cimport cyopt`: the C interface, documented in cyopt.h. Compile with cyopt.get_include().
 
-Another package calls the functions of the table that `cyopt_import()` gives; the functions by name
-are for what is linked with src_c.
+Another package calls the functions in the table that `cyopt_import()` returns; the functions by
+name are for code that is linked with src_c.
 """
 from libc.stdint cimport int64_t, uintptr_t
 

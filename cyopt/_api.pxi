@@ -25,8 +25,8 @@ def default_hyper(str rule):
 
 cdef int _update_as_set(int version, cyopt_array *array, const cyopt_hyper *hyper,
                         int64_t t) noexcept nogil:
-    """A step of one array, run as Python's functions have set it. Below 0 for structs of another
-    version: Numba keeps compiled code on disk, whatever cyopt is then installed."""
+    """A step of one array, with the configuration that is set from Python. Below 0 for structs of
+    another version: Numba keeps compiled code on disk, whichever cyopt is installed later."""
     if version != CYOPT_API_VERSION:
         return -1
     cdef cyopt_config config = _config
@@ -48,6 +48,6 @@ ARRAY_OFFSETS = {
 
 
 def hyper_record(hyper):
-    """The numbers of a step as an array of one `struct cyopt_hyper`."""
+    """The hyperparameters of a step as an array of one `struct cyopt_hyper`."""
     cdef cyopt_hyper h = _hyper(hyper)
     return np.array(<cyopt_hyper[:1]>&h)

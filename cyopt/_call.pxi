@@ -1,15 +1,15 @@
-# Included by _cpu.pyx: calls of the functional form that are like an earlier one.
+# Included by _cpu.pyx: the fast path of the functional form, for calls like an earlier one.
 
 cdef enum:
     KEY_BYTES = 512
 
-# The numbers of a call that may differ from the earlier one's: up to here no product of them is
-# beyond the range of float32, so that nothing need be looked at (see rounding.py).
+# Limits for the numbers that may differ from the earlier call's: up to these no product of them is
+# beyond the range of float32, and no check is needed (see rounding.py).
 cdef double ORDINARY = 1e15, BELOW_ONE = 1 - 2.0**-53
 
 
 cpdef bint is_ordinary(double lr, double weight_decay):
-    """Whether a learning rate needs no `check_rounded` where all other numbers have had theirs."""
+    """Whether a learning rate needs no `check_rounded` if all other numbers have passed it."""
     return lr <= ORDINARY and lr * weight_decay <= ORDINARY
 
 
@@ -17,7 +17,7 @@ cdef object _FLOAT64 = np.float64, _INT64 = np.int64
 
 
 cdef bint _is_float(value):
-    """A float: Python's own, or NumPy's of the same numbers."""
+    """Whether this is a float of Python, or NumPy's float64, which has the same numbers."""
     return type(value) is float or type(value) is _FLOAT64
 
 
@@ -40,7 +40,7 @@ cdef bint _put_value(Key *key, char kind, const void *source, Py_ssize_t n) noex
 
 
 cdef bint _put_object(Key *key, object value) except -1:
-    """A number or name, exactly: 1, 1.0 and True are three, as are 0.0 and -0.0."""
+    """A number or name, exactly: 1, 1.0 and True all differ, and so do 0.0 and -0.0."""
     cdef double number
     cdef long long integer
     cdef Py_ssize_t n
@@ -70,8 +70,8 @@ cdef bint _put_object(Key *key, object value) except -1:
 
 
 def call_key(function, like, dict given, bint replaces, bint scales, param):
-    """What two calls have in common that may use one plan: the function, its hyperparameters but
-    for the size of lr and ema, and where the first array lies. None: not to be kept.
+    """What calls that may share a plan have in common: the function, its hyperparameters except the
+    values of lr and ema, and the address of the first array. None: not to be kept.
 
     `replaces` and `scales` say whether there is a step_size, and a denom_scale.
     """
@@ -103,7 +103,7 @@ cdef double _nowhere
 
 
 cdef cnp.ndarray _ghost(cnp.ndarray array):
-    """An array that is like another one in all but its memory: to compare with, never to read."""
+    """An array like another one in everything but its memory: to compare with, never to read."""
     return cnp.PyArray_New(cnp.ndarray, cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array),
                            cnp.PyArray_TYPE(array), cnp.PyArray_STRIDES(array), &_nowhere, 0,
                            cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_WRITEABLE, None)
@@ -111,9 +111,9 @@ cdef cnp.ndarray _ghost(cnp.ndarray array):
 
 @cython.final
 cdef class Call:
-    """The plan of a call that was checked in full, for calls whose arrays lie in the same places.
+    """The plan of a call that was checked in full, for calls whose arrays have the same addresses.
 
-    It keeps no array alive: what it knows of them are addresses, shapes and types.
+    It keeps no array alive: it knows only their addresses, shapes and types.
     """
     cdef Plan _plan
     cdef bint _running
@@ -136,10 +136,10 @@ cdef class Call:
 
     def again(self, param, grad, tuple states, average, step, lr, ema, step_size,
               denom_scale):
-        """One step, if these arrays are those of the former call but for the gradients: True, or
-        False if it was skipped. Else None, and nothing is done.
+        """One step, if these arrays, except the gradients, are those of the earlier call: True, or
+        False if it was skipped. Otherwise None, and nothing is done.
 
-        A number that is None was not given in the former call either.
+        A number that is None was not given in the earlier call either.
         """
         if self._running:  # in another thread, which has released the GIL
             return None
@@ -151,7 +151,7 @@ cdef class Call:
             self._running = False
 
     cdef bint _take_numbers(self, step, lr, ema, step_size, denom_scale) except -1:
-        """Put numbers of ordinary size into the plan."""
+        """Put these numbers into the plan; False if one is not of ordinary size."""
         cdef ptrdiff_t i
         cdef int overflow = 0
         cdef int64_t t
@@ -188,7 +188,7 @@ cdef class Call:
 
     cdef bint _same_states(self, tuple states, object average, bint several, ptrdiff_t i,
                            list kept) except -1:
-        """Whether the state and the average of a parameter lie where they did, and are like it."""
+        """Whether the state and the average of a parameter lie where they did and match it."""
         cdef Plan plan = self._plan
         cdef Py_ssize_t j
         for j in range(len(states)):
@@ -198,8 +198,8 @@ cdef class Call:
 
     cdef bint _is_at(self, object value, void *address, bint several, ptrdiff_t i,
                      list kept) except -1:
-        """Whether an argument's array i is the one that was there. It stays alive until the end of
-        the step: another thread may empty the list meanwhile."""
+        """Whether array i of an argument lies at this address and matches its parameter. It is kept
+        alive until the end of the step: another thread may empty the list meanwhile."""
         if value is None or address == NULL:
             return value is None and address == NULL
         if not _has_length(value, several, self._plan._n):
@@ -219,7 +219,7 @@ cdef bint _take(object value, double least, double most, double *number):
 
 
 cdef bint _has_length(object value, bint several, ptrdiff_t n):
-    """Whether it is what an argument is beside n parameters in a list, or beside one alone."""
+    """Whether an argument has the form of the parameters: n in a list or tuple, or a single one."""
     if not several:
         return n == 1
     if type(value) is list:

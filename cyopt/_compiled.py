@@ -1,4 +1,4 @@
-"""Says so where the compiled module is missing; imported before all that needs it."""
+"""Raises a clear error if the compiled module is missing; imported before all that needs it."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -6,5 +6,5 @@ from pathlib import Path
 if find_spec("cyopt._cpu") is None:
     raise ImportError(
         f"cyopt is imported from its sources in {Path(__file__).parent}, which are not compiled:"
-        " run Python in another folder, or compile them by `pip install -e .` or `make demo`"
+        " run Python in another folder, or compile them with `pip install -e .` or `make demo`"
     )

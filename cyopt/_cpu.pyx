@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The binding to src_c: plans, pointers, the GIL. It does no array arithmetic, and of what a caller
-gives it checks whether all is as it was when `cyopt.given` checked it in full."""
+"""The binding to src_c: plans, pointers, the GIL. It computes nothing on parameters, gradients or
+state; it only counts steps. Of a caller's arguments it checks only whether all is as it was when
+`cyopt.given` checked it in full."""
 
 cimport cython
 cimport numpy as cnp
@@ -71,7 +72,7 @@ def get_config():
 
 
 def set_config(**fields):
-    """Change some fields of the configuration; steps already under way keep the former one."""
+    """Change some fields of the configuration; steps already under way keep the old one."""
     global _config
     _config = {**get_config(), **fields}
 
@@ -113,7 +114,7 @@ cdef extern from *:
     """
     const char *const cyopt_scalar_names[]
 
-# In the order in which cyopt_scalars has them, one behind the other.
+# In the order of the fields of cyopt_scalars, which lie one after another.
 cdef dict _SCALAR_INDEX = {}
 while cyopt_scalar_names[len(_SCALAR_INDEX)] != NULL:
     _SCALAR_INDEX[cyopt_scalar_names[len(_SCALAR_INDEX)].decode()] = len(_SCALAR_INDEX)

@@ -1,5 +1,5 @@
-# Included by _cpu.pyx: DLPack 1, what an array is, and the table of functions by which a library's
-# type tells C of it (github.com/dmlc/dlpack, include/dlpack/dlpack.h).
+# Included by _cpu.pyx: DLPack 1: the description of an array, and the table of functions by which a
+# library's type gives it to C (github.com/dmlc/dlpack, include/dlpack/dlpack.h).
 
 cdef extern from *:
     """
@@ -24,7 +24,7 @@ cdef extern from *:
     {
         return table->version.major == 1 && table->tensor_from_object && table->current_stream;
     }
-    /* What an array is, but for its address, shape and strides. */
+    /* What describes an array besides its address, shape and strides. */
     static int64_t cyopt_dl_kind(const cyopt_dl_tensor *t)
     {
         return (int64_t)t->dtype.code << 56 | (int64_t)t->dtype.bits << 48
@@ -57,12 +57,12 @@ cdef enum:
     DL_FLOAT = 2        # a code of dtypes
     MOST_AXES = 8
     MOST_NUMBERS = 1 + 2 * MOST_AXES
-    TOO_LARGE = 1 << 30   # no count: adding 1 to a float32 stops at 1 << 24
+    TOO_LARGE = 1 << 30   # not a count: a float32 cannot count beyond 1 << 24
 
 
 cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
-    """A NumPy array of the memory of a tensor, which keeps its owner alive; None where NumPy has
-    not such numbers, or there is no memory that it may use."""
+    """A NumPy array over the memory of a tensor, which keeps its owner alive; None if these are not
+    numbers that NumPy has, or not in memory that it may use."""
     cdef cnp.npy_intp shape[MOST_AXES]
     cdef cnp.npy_intp strides[MOST_AXES]
     cdef int d, itemsize = tensor.dtype.bits // 8
@@ -81,7 +81,7 @@ cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
 
 
 cdef class DLPackTable:
-    """The table of functions of a type of arrays."""
+    """The table of DLPack functions of a type of arrays."""
     cdef cyopt_dl_exchange *_table
 
     def __init__(self):
@@ -89,7 +89,7 @@ cdef class DLPackTable:
 
     @staticmethod
     def of(capsule):
-        """That of a type's `__dlpack_c_exchange_api__`; None where it lacks what is used here."""
+        """The table in a type's `__dlpack_c_exchange_api__`; None if it lacks what is used here."""
         cdef DLPackTable made = DLPackTable.__new__(DLPackTable)
         made._table = <cyopt_dl_exchange *>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
         return made if cyopt_dl_usable(made._table) else None
@@ -101,7 +101,7 @@ cdef class DLPackTable:
         return <uintptr_t>handle
 
     def arrays(self, list tensors):
-        """Tensors of real numbers in host memory as NumPy's arrays of the same memory; None if one
+        """Tensors of real numbers in host memory as NumPy arrays over the same memory; None if one
         is anything else."""
         cdef cyopt_dl_tensor tensor
         cdef list arrays = []
@@ -128,8 +128,8 @@ cdef class DLPackTable:
         return found
 
     def count(self, list tensors):
-        """Add one to float32 tensors of one number in host memory; False, with nothing done, where
-        one is anything else."""
+        """Add 1 to 0-d float32 tensors in host memory; False, with nothing done, if one is anything
+        else."""
         for value in tensors:
             if self._number(value) == NULL:
                 return False
@@ -138,7 +138,7 @@ cdef class DLPackTable:
         return True
 
     cdef float *_number(self, value) except? NULL:
-        """Where a float32 tensor of one number in host memory has it; NULL for anything else."""
+        """The address of the number of a 0-d float32 tensor in host memory; NULL for all else."""
         cdef cyopt_dl_tensor tensor
         if self._table.tensor_from_object(<void *>value, &tensor) != 0:
             PyErr_Clear()
@@ -149,7 +149,7 @@ cdef class DLPackTable:
         return <float *>(<char *>tensor.data + tensor.byte_offset)
 
     cdef bint look(self, object value, int64_t *address, int64_t *numbers, size_t *n):
-        """Where an array lies, and what else it is; False where that cannot be told so."""
+        """The address of an array, and what else describes it; False if the table cannot say."""
         cdef cyopt_dl_tensor tensor
         cdef int d
         if self._table.tensor_from_object(<void *>value, &tensor) != 0:

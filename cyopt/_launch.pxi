@@ -1,7 +1,7 @@
-# Included by _cpu.pyx: starts of kernels on a GPU, in the time of the driver's own function.
+# Included by _cpu.pyx: launches of kernels on a GPU, in the time of the driver's own function.
 
 # cuLaunchKernel: a kernel, blocks and threads along three axes, bytes of shared memory, a stream,
-# where the arguments lie, and what cyopt has no use for.
+# the addresses of the arguments, and one that cyopt has no use for.
 ctypedef int (*launch_function)(
     uintptr_t, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, uintptr_t,
     void **, void **) noexcept nogil
@@ -15,11 +15,11 @@ cdef enum:
 
 @cython.final
 cdef class Launch:
-    """The start of a kernel on a stream, whose arguments are 64-bit integers, then scalars.
+    """The launch of a kernel on a stream; its arguments are 64-bit integers, then scalars.
 
     `driver`: the address of cuLaunchKernel, and a function that raises for an error it returns.
-    Each of the `sets` is a group, whose hyperparameters count, and a parameter, whose step count
-    does; its scalars of these names are rounded to the dtype, to infinity beyond its range.
+    Each of the `sets` is a group, which has the hyperparameters, and a parameter, which has the
+    step count; its scalars of these names are rounded to the dtype, to infinity beyond its range.
     """
     cdef launch_function _start
     cdef object _refuse
@@ -50,7 +50,7 @@ cdef class Launch:
         self._single = dtype == "float32"
 
     def scalars(self, hypers, cnp.ndarray counts not None):
-        """The scalars of each set's next step, as bytes to call it with."""
+        """The scalars of each set's next step, as the bytes that the call takes."""
         cdef cyopt_hyper h
         cdef cyopt_scalars x
         cdef double to[MOST_SCALARS]
@@ -72,7 +72,7 @@ cdef class Launch:
         return PyBytes_FromStringAndSize(<char *>to, n * sizeof(double))
 
     def __call__(self, bytes scalars not None=b""):
-        """Start it."""
+        """Launch it."""
         cdef void *arguments[MOST_INTEGERS + MOST_SCALARS]
         cdef double *first = <double *>PyBytes_AS_STRING(scalars)
         cdef int i, status, n = self._n_integers
@@ -92,7 +92,7 @@ cdef class Launch:
 
 
 def current_context(uintptr_t function):
-    """What cuCtxGetCurrent, at this address, gives: a handle, or 0."""
+    """The handle that cuCtxGetCurrent, at this address, gives, or 0."""
     cdef uintptr_t context = 0
     (<int (*)(uintptr_t *) noexcept nogil>function)(&context)
     return context

@@ -1,8 +1,8 @@
-# Included by _cpu.pyx: what a step asks arrays and trees, in nanoseconds.
+# Included by _cpu.pyx: the checks of arrays and trees on the fast path, in nanoseconds.
 
 cdef bint _extent(cnp.ndarray array, uintptr_t *begin, uintptr_t *end) noexcept:
-    """Addresses of the first byte and behind the last, whatever the signs of the strides; False for
-    an array that has none."""
+    """The addresses of the first byte and one past the last, whatever the signs of the strides;
+    False for an array without elements."""
     cdef ptrdiff_t reach
     cdef int d
     begin[0] = end[0] = <uintptr_t>cnp.PyArray_DATA(array)
@@ -19,7 +19,7 @@ cdef bint _extent(cnp.ndarray array, uintptr_t *begin, uintptr_t *end) noexcept:
 
 
 def extent(cnp.ndarray array not None):
-    """Addresses of the first byte of an array and behind its last one."""
+    """The addresses of the first byte of an array and one past its last."""
     cdef uintptr_t begin, end
     if not _extent(array, &begin, &end):
         end = begin = <uintptr_t>cnp.PyArray_DATA(array)
@@ -34,7 +34,7 @@ cdef int _dtype(cnp.ndarray array):
 
 
 cdef bint _same_shape(cnp.ndarray a, cnp.ndarray known):
-    """Whether an array has native, aligned numbers and the shape of another one."""
+    """Whether an array is aligned, in native byte order, and of the shape of `known`."""
     cdef int d
     if (not cnp.PyArray_ISNOTSWAPPED(a) or not cnp.PyArray_ISALIGNED(a)
             or cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(known)):
@@ -46,7 +46,7 @@ cdef bint _same_shape(cnp.ndarray a, cnp.ndarray known):
 
 
 cdef bint _is_like(object value, cnp.ndarray known, void *address):
-    """Whether an array that a step writes lies there, with the type, shape and order of another."""
+    """Whether an array that a step writes lies there, with the type, shape and order of `known`."""
     if type(value) is not cnp.ndarray:
         return False
     cdef cnp.ndarray array = value
@@ -58,7 +58,7 @@ cdef bint _is_like(object value, cnp.ndarray known, void *address):
 
 
 cdef bint _has_form(object tree, object node):
-    """Whether a tree is a dict, list or tuple of as many children as the structure `node` has."""
+    """Whether a tree is a dict, list or tuple with as many children as the structure `node`."""
     cdef ptrdiff_t n = len(<tuple>(<tuple>node)[0])
     if (<tuple>node)[2]:
         return type(tree) is dict and len(<dict>tree) == n
@@ -68,8 +68,8 @@ cdef bint _has_form(object tree, object node):
 
 
 cdef object _child(object tree, object node, tuple keys, ptrdiff_t i):
-    """Child i of a tree; NotImplemented where it has not the form of `node`: comparing keys may
-    have run anything."""
+    """Child i of a tree; NotImplemented if it does not have the form of `node`: comparing keys may
+    have run any code."""
     if not _has_form(tree, node):
         return NotImplemented
     if type(tree) is dict:

@@ -1,10 +1,10 @@
-# Included by _cpu.pyx: where arrays lie that are not NumPy's, in tens of nanoseconds each.
+# Included by _cpu.pyx: the addresses of arrays that are not NumPy's, in tens of nanoseconds each.
 
 cdef bint _still_has(value, tuple shape) except -1:
-    """Whether an array that can only have been reshaped has this shape, as it once had.
+    """Whether an array that can only have been reshaped still has this shape.
 
-    Its size is what it was, so that of up to two axes the first tells all. CuPy makes a tuple of a
-    shape in 60 ns, and tells both numbers in 10.
+    Its size has not changed, so with up to two axes the first decides. CuPy makes a tuple of a
+    shape in 60 ns, and gives `ndim` and `len` in 10.
     """
     cdef ptrdiff_t n = len(shape)
     if value.ndim != n:
@@ -16,20 +16,19 @@ cdef bint _still_has(value, tuple shape) except -1:
 
 @cython.final
 cdef class Places:
-    """Where arrays lie, and what they are: to be found at other addresses as the same.
+    """Where arrays lie and what describes them, to find arrays that differ only in address.
 
-    `asked(type)` tells how: (table, is_lazy, identity, only_reshaped). `table` is its `DLPackTable`
-    or None. `is_lazy` tells whether an array's numbers are not those in its memory; None: they are.
+    `asked(type)` says how: (table, is_lazy, identity, only_reshaped). `table` is its `DLPackTable`
+    or None. `is_lazy` says whether an array's numbers are not those in its memory; None: they are.
     `identity`, for types without a table, is an attribute or a function that gives a tuple: the
-    address, then all else that an array is. `only_reshaped`: an array, while it is the same object,
-    can be reshaped and nothing else; its shape is then second in the tuple. None stands where no
-    array is.
+    address, then all else that describes an array. `only_reshaped`: while it is the same object, an
+    array can only be reshaped; its shape is then second in the tuple. None stands for no array.
     """
     cdef list _forms                # of each array: None, bytes of the numbers, or the tuple
     cdef public cnp.ndarray addresses
     cdef list _first                # weak references to those that can only be reshaped
     cdef object _asked
-    # Of the type that was looked at last.
+    # For the type that was seen last.
     cdef object _type, _lazy, _identity
     cdef DLPackTable _dlpack
     cdef bint _only_reshaped
@@ -47,7 +46,7 @@ cdef class Places:
             self._first.append(PyWeakref_NewRef(value, None) if lasts else None)
 
     def find(self, list values):
-        """The addresses of arrays that are as these; None if one is not. If all lie where these
+        """The addresses of arrays that match these; None if one does not. If all lie where these
         do, it is the same object as `addresses`."""
         cdef ptrdiff_t i, n = len(self._forms)
         cdef int64_t address
@@ -97,7 +96,7 @@ cdef class Places:
         return True
 
     cdef bint _is_first(self, value, ptrdiff_t i) except -1:
-        """Whether it is the object that was looked at first."""
+        """Whether it is the object that was seen first."""
         cdef PyObject *first = NULL
         if self._first[i] is None:
             return False

@@ -1,8 +1,8 @@
-# Included by _cpu.pyx: what a step is made of on its way from Python to `cyopt_step`.
+# Included by _cpu.pyx: the path of a step from Python to `cyopt_step`.
 
 @cython.final
 cdef class Gate:
-    """Lets one caller in at a time: `run` raises where another is inside.
+    """Lets one caller in at a time: `run` raises if another is inside.
 
     Compiled, so that no signal handler can run between entering, the call and leaving; in a `with`
     block of Python 3.14 one can.
@@ -10,10 +10,10 @@ cdef class Gate:
     cdef bint _taken
 
     def run(self, action, *args):
-        """action(*args), with nobody else inside."""
+        """Call action(*args) with no other caller inside."""
         if self._taken:
             raise RuntimeError(
-                "this optimizer is in a step already, of another thread or of its own schedule;"
+                "this optimizer is in a step already, of another thread or from its own schedule;"
                 " use one optimizer for each thread"
             )
         self._taken = True
@@ -30,7 +30,7 @@ cdef ptrdiff_t GIL_BYTES = 16384
 
 cdef struct ParamInfo:
     int group, casts, copies    # its group; `cast_grads`; whether `ema_init` is not "zeros"
-    ptrdiff_t range_above       # the first written range behind its last gradient
+    ptrdiff_t range_above       # the first written range after its last gradient
 
 
 cdef struct SetKey:
@@ -42,14 +42,14 @@ cdef struct SetKey:
 cdef class Plan:
     """Addresses and sizes of a list of parameters, from which a step is one native call.
 
-    Made from arrays that `cyopt.given` has checked. `written` are the memory ranges that a
-    step writes but for gradients. Three arrays are shared with the owner: `counts` has the completed
+    Made from arrays that `cyopt.given` has checked. `written` are the memory ranges that a step
+    writes, except gradients. Three arrays are shared with the owner: `counts` has the completed
     steps of each parameter, `steps[0]` those of the optimizer, `measured` what the last step
-    measured. With `keyed`, `steps` is the most that any of its plans has counted.
+    measured. With `keyed`, `steps` is the largest count of any of the owner's plans.
     """
     cdef cyopt_array *_arrays
     cdef cyopt_scalars *_sets
-    cdef cyopt_hyper *_hypers       # of each group; behind them, room for the next ones
+    cdef cyopt_hyper *_hypers       # of each group, followed by room for the next ones
     cdef SetKey *_set_keys          # of each set: the parameters that use it
     cdef ParamInfo *_info           # of each parameter
     cdef uintptr_t *_written        # begin, end of each range, in ascending order
@@ -62,14 +62,14 @@ cdef class Plan:
     cdef list _params, _versions    # of the groups: those that `_hypers` are of
     cdef object _states, _averages
     cdef readonly object written    # the argument, to check new gradients with
-    cdef readonly int team          # for how many threads the last step was cut: for tests
+    cdef readonly int team          # the number of shares of the last step: for tests
 
     def __cinit__(self, params, states, averages, group_specs, group_of, counts, steps, measured,
                   written, bint keyed=False):
         cdef ptrdiff_t i, j
         cdef cnp.ndarray param, state
         # Views: nobody else can change their shape, and they keep the memory alive.
-        # No list comprehension: Cython 3.3 frees an element twice when there is no memory for it.
+        # No list comprehension: Cython 3.3 frees an element twice when memory runs out.
         self._params, self._states = [], states
         for param in params:
             self._params.append(param.view())
@@ -120,7 +120,7 @@ cdef class Plan:
 
     def set_hypers(self, hypers, versions=None):
         """What the groups use from the next step on, one `Hyper` each. `versions` has each group's
-        `Version` and the value that it had for this; None: for one step only.
+        `Version` and its value when these were taken; None: for one step only.
         """
         cdef ptrdiff_t i
         self._versions = None
@@ -131,9 +131,9 @@ cdef class Plan:
         self._versions = versions
 
     cpdef again(self, Gate gate, params, grads, node, bint norms):
-        """One step, if these trees of the structure `node` differ from those that were checked in
-        nothing but where the gradients lie: True, or False if it was skipped. Else None, and nothing
-        is done.
+        """The fast path: one step, if these trees of the structure `node` differ from those that
+        were checked only in where the gradients lie. True, or False if it was skipped; otherwise
+        None, and nothing is done.
 
         `gate` is entered; None: the caller is inside, and has just set the hyperparameters.
         """
@@ -155,8 +155,8 @@ cdef class Plan:
         return self._launch(norms)
 
     cdef bint _match(self, params, grads, node, list kept) except -1:
-        """Match the leaves of these trees with the arrays behind `kept`, which takes what must stay
-        alive until the end of the step, and put the gradients into the plan."""
+        """Match the leaves of these trees with the arrays from number len(kept) on, and put the
+        gradients into the plan. `kept` takes what must stay alive until the end of the step."""
         cdef ptrdiff_t i = len(kept)
         cdef tuple keys, children
         if node is None:
@@ -185,9 +185,9 @@ cdef class Plan:
         return _is_like(value, self._params[i], self._arrays[i].param)
 
     cdef bint _match_grad(self, object value, ptrdiff_t i, list kept) except -1:
-        """Take a gradient that needs no look by `cyopt.given`: None, or of its parameter's
-        shape and of a type that can be read, apart from all that a step writes. If gradients are
-        written too, only one that lies densely where the last one did."""
+        """Take a gradient that needs no check by `cyopt.given`: None, or of its parameter's shape
+        and of a type that can be read, apart from all that a step writes. If gradients are written
+        too, only a dense one at the address of the last one."""
         if value is None:
             self._set_grad(None, i, kept)
             return True
@@ -210,7 +210,7 @@ cdef class Plan:
         return True
 
     cdef bint _is_written(self, cnp.ndarray grad, ptrdiff_t i):
-        """Whether the extent of a gradient touches a range that a step writes."""
+        """Whether the extent of a gradient overlaps a range that a step writes."""
         cdef uintptr_t begin, end
         cdef ptrdiff_t low = 0, high = self._n_written, middle, above = self._info[i].range_above
         if not _extent(grad, &begin, &end):
@@ -218,7 +218,7 @@ cdef class Plan:
         # Most gradients lie where the last one did: between the same two ranges.
         if not ((above == 0 or self._written[2 * above - 1] <= begin)
                 and (above == self._n_written or begin < self._written[2 * above + 1])):
-            while low < high:  # the first range that ends behind `begin`
+            while low < high:  # the first range that ends after `begin`
                 middle = (low + high) // 2
                 if self._written[2 * middle + 1] <= begin:
                     low = middle + 1
@@ -235,8 +235,8 @@ cdef class Plan:
         array.average_begins = self._info[i].copies and self._counts[i] == 0
         if grad is not None:
             if not cnp.PyArray_FLAGS(grad) & cnp.PyArray_FLAGS(param) & ORDER:
-                # C order of the view is the element order of the parameter in memory; a view, as
-                # nobody else can change its shape.
+                # C order of the view is the element order of the parameter in memory; a view,
+                # because nobody else can change its shape.
                 grad = grad.view() if cnp.PyArray_IS_C_CONTIGUOUS(param) else grad.T
                 array.grad_ndim = cnp.PyArray_NDIM(grad)
                 array.grad_shape = <const ptrdiff_t *>cnp.PyArray_DIMS(grad)
@@ -247,7 +247,7 @@ cdef class Plan:
         return 0
 
     cdef int _set_for(self, int group, int64_t count):
-        """The set of scalars of (group, count), made if it is a new one."""
+        """The set of scalars of (group, count), made if it is new."""
         cdef int j
         for j in range(self._n_sets - 1, -1, -1):
             if self._set_keys[j].group == group and self._set_keys[j].count == count:
@@ -259,8 +259,8 @@ cdef class Plan:
         return j
 
     def run(self, grads, bint norms):
-        """One step with gradients that have been checked, in any element order; None skips a
-        parameter. False if the step was skipped."""
+        """One step with checked gradients, in any element order; None skips a parameter. False if
+        the step was skipped."""
         cdef ptrdiff_t i
         cdef list kept = []
         self._n_sets = 0
@@ -275,7 +275,7 @@ cdef class Plan:
         return norms
 
     cdef object _launch(self, bint norms):
-        """The native call, without the GIL, and the counters. False if the step was skipped."""
+        """The native call, without the GIL if large, and the counters. False if it was skipped."""
         cdef ptrdiff_t i
         cdef cyopt_config config = _config
         cdef cyopt_report report

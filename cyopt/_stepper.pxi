@@ -1,32 +1,32 @@
-# Included by _cpu.pyx: what an optimizer is used by. In Python these few lines took 0.1 us, a quarter
-# of a small step.
+# Included by _cpu.pyx: `step` and `update`, as users call them. In Python these few lines took
+# 0.1 us, a quarter of a small step.
 
 @cython.auto_pickle(False)
 cdef class Stepper:
-    """`step` and `update`: what is like the last time is one call of a plan, and `_step` and
-    `_update` of `cyopt.optimizer.Optimizer` look at all else."""
+    """`step` and `update`. Their fast path, for a step like the last one, is one call of a plan;
+    their slow path is `_step` and `_update` of `cyopt.optimizer.Optimizer`."""
     cdef public bint _bound, _grouped       # whether it has parameters; in groups
     cdef public object _given, _structure   # the parameters as they were given; their `trees.Node`
-    cdef public dict _lists                 # `ParameterList`s; None: of `step`; else a key of `update`
+    cdef public dict _lists                 # `ParameterList`s by `update`'s key; None: `step`'s one
     cdef public Gate _gate
 
     def step(self, grads, params=None, bint norms=False, stream=None):
         """Update all parameters in place from their gradients.
 
-        Returns True, or False if `skip_nonfinite` skipped the step: then it has changed nothing,
-        but with `zero_grads` the gradients. Where a GPU decides that, or counts the steps
-        (`capturable`), None: nothing is waited for.
+        Returns True, or False if `skip_nonfinite` skipped the step, which then changed nothing
+        except, with `zero_grads`, the gradients. Where a GPU decides that, or counts the steps
+        (`capturable`), it returns None, without waiting.
 
         `grads` has the structure of the parameters; a None in it skips a parameter. A gradient may
         have any strides and, without `zero_grads`, may be read-only. `params` is for an optimizer
-        made without. With `norms`, `grad_norm`, `update_norm` and `param_norm` are measured.
-        `stream` is for arrays on a GPU: where to step instead of on the current stream of the
-        library that owns them, and in no other order than that stream's; steps of one optimizer on
-        several streams are for the caller to order, and gradients to be kept until the step has
-        read them (torch: `grad.record_stream(stream)`).
+        made without parameters. With `norms`, `grad_norm`, `update_norm` and `param_norm` are
+        measured. `stream` is for arrays on a GPU: the stream to step on, instead of the current one
+        of the library that owns them. The step is then ordered only by that stream: the caller must
+        order steps of one optimizer on several streams, and keep gradients until the step has read
+        them (torch: `grad.record_stream(stream)`).
 
         Everything is checked before a byte is written; an exception leaves parameters, state and
-        counters as they were. Raises TypeError or ValueError that names the argument.
+        counters as they were. Raises TypeError or ValueError, which names the argument.
         """
         if params is None:
             if not self._bound:
@@ -45,10 +45,10 @@ cdef class Stepper:
         return done if type(done) is bool else None  # `PENDING`: a GPU decides it
 
     def update(self, key, param, grad, stream=None):
-        """Update one array in place and return it; its state is made when `key` is first seen.
+        """Update one array in place and return it; its state is created when `key` is first seen.
 
         Each key has its own step count, which also feeds the schedules; `steps` is the largest.
-        `clip_norm`, `skip_nonfinite` and the norms are of this array alone. For `stream` see `step`.
+        `clip_norm`, `skip_nonfinite` and the norms are of this array only. For `stream` see `step`.
 
         >>> import numpy as np, cyopt
         >>> opt, w = cyopt.SGD(lr=0.5), np.array([1.0, 2.0])
@@ -58,12 +58,14 @@ cdef class Stepper:
         array([0.5, 1.5])
         """
         if self._bound or None in self._lists:
-            raise TypeError("this optimizer takes all parameters in step(): do not mix in update()")
+            raise TypeError(
+                "this optimizer takes all parameters in step(): do not mix step() and update()"
+            )
         if cnp.PyArray_Check(key) or key is None or grad is None:
             raise TypeError(
-                f"key is {key!r} and grad is a {type(grad).__name__}; expected a key, as the"
-                " first of update(key, param, grad), and an array: to skip a parameter, do not call"
-                " update"
+                f"key is {key!r} and grad is a {type(grad).__name__}; expected a key, the"
+                " first argument of update(key, param, grad), and an array: to skip a parameter, do"
+                " not call update"
             )
         done = None
         try:
@@ -77,7 +79,7 @@ cdef class Stepper:
         return param
 
     cdef object _again(self, key, params, grads, structure, bint norms):
-        """A step of the list of this key, if its plan finds all as it was; else None."""
+        """A step of the list of this key, if its plan finds everything unchanged; else None."""
         parameters = self._lists.get(key)
         plan = parameters.plan if parameters is not None else None
         if type(plan) is Plan:  # called as C, without Python's arguments

@@ -1,4 +1,4 @@
-# Included by _cpu.pyx: sums of squares alone, for who adds them up elsewhere (cyopt.distributed).
+# Included by _cpu.pyx: only sums of squares, for callers that add them up (cyopt.distributed).
 
 
 def square_sums(cnp.ndarray array, double s, double[::1] sums):

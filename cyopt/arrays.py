@@ -1,4 +1,4 @@
-"""What an array is, and every check that a step makes before it writes a byte."""
+"""What an array is, and every check of an array before a step writes a byte."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from cyopt import _cpu
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.libraries import NEGATED, is_on_gpu
 
-# Or a DeviceArray, which has all that is asked of one here but elements that Python can look at.
+# Or a DeviceArray, which has all that is used here except elements that Python can read.
 Array = np.ndarray[Any, Any]
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
-# A set, whose hashes tell apart what compares equal: a long double of 64 bits, fields beside it.
+# A set, because hashes distinguish dtypes that compare equal: a 64-bit long double, or one that has
+# fields as well.
 DTYPES = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 _DLPACK_CPU = 1
-_LINE, _PAGE = 64, 4096  # bytes, of a cache and of memory
+_LINE, _PAGE = 64, 4096  # bytes of a cache line, and of a page of memory
 _APART = 832  # bytes between the state arrays of a parameter, modulo a page: 13 lines
 _NUMPY = tuple(map(int, np.__version__.split(".")[:2]))
 
@@ -28,7 +29,7 @@ _NUMPY = tuple(map(int, np.__version__.split(".")[:2]))
 def as_array(value: Any, what: str, written: bool = False) -> Array:
     """`value` over the same memory, as an ndarray or, on a GPU, a DeviceArray.
 
-    It may be an ndarray, a memmap, have DLPack on the CPU, or the CUDA array interface.
+    It may be an ndarray or memmap, or have DLPack on the CPU or the CUDA array interface.
     """
     if type(value) is np.ndarray:
         return value
@@ -83,18 +84,18 @@ def _from_dlpack(value: Any, what: str, kind: str, written: bool) -> Array:
             f"{what} is a {kind} on another device; expected an array on the CPU, or one on a GPU"
             " with __cuda_array_interface__"
         )
-    if getattr(value, "is_neg", bool)():  # DLPack has no word for it
+    if getattr(value, "is_neg", bool)():  # DLPack cannot say so
         raise TypeError(f"{what} {NEGATED}")
     # Older NumPy hands out read-only arrays, which are refused later.
     options: Any = {"copy": False} if written and _NUMPY >= (2, 1) else {}
     try:
         array: Array = np.from_dlpack(value, **options)
-    except (BufferError, RuntimeError) as error:  # of a kind that NumPy has not, such as bfloat16
+    except (BufferError, RuntimeError) as error:  # of a kind that NumPy lacks, such as bfloat16
         raise _not_read(what, kind, error) from None
-    if array.size and array.flags.owndata:  # NumPy's own memory, as there was none
+    if array.size and array.flags.owndata:  # NumPy's own memory, because there was none
         raise TypeError(
-            f"{what} is a {kind} without memory, such as torch's zeros that are not made yet; pass"
-            " a copy of it"
+            f"{what} is a {kind} without memory, such as a lazily allocated torch tensor; pass a"
+            " copy of it"
         )
     return array
 
@@ -111,18 +112,18 @@ def _check_numbers(array: Array, what: str) -> None:
     if dtype not in DTYPES:
         cure = "convert it by .astype(np.float32)"
         if dtype.kind == "c":
-            cure = "pass its .view(float): real and imaginary parts as numbers of their own"
+            cure = "pass its .view(float): real and imaginary parts as separate numbers"
         elif dtype.kind == "f" and dtype.newbyteorder("=") in DTYPES:
             cure = "convert it to the native byte order by .astype(np.float32), or np.float64"
         raise TypeError(f"{what} has dtype {dtype}; expected float32 or float64; {cure}")
     if not array.flags.aligned:
         raise ValueError(
-            f"{what} is not aligned to its own {array.itemsize}-byte numbers; pass a copy of it"
+            f"{what} is not aligned to its {array.itemsize}-byte numbers; pass a copy of it"
         )
 
 
 def check_param(array: Array, what: str) -> None:
-    """A parameter or a state array: float32 or float64, writable, dense."""
+    """A parameter or a state array must be float32 or float64, writable and dense."""
     _check_numbers(array, what)
     flags, on_cpu = array.flags, isinstance(array, np.ndarray)
     if not flags.writeable:
@@ -140,10 +141,10 @@ def check_param(array: Array, what: str) -> None:
 
 
 def as_own(array: Array) -> Array:
-    """A state array or counter that was unpickled, as one that a step may write.
+    """An unpickled state array or counter, as one that a step may write.
 
-    It may lie in memory that is only lent: joblib maps large arrays read-only, and so do others
-    that hand over pickles' buffers.
+    It may lie in borrowed memory: joblib maps large arrays read-only, and so do others that pass
+    pickle's buffers out of band.
     """
     if isinstance(array, DeviceArray):
         return array
@@ -156,12 +157,12 @@ def device_of(array: Array) -> int | None:
 
 
 def device_name(device: int | None) -> str:
-    """Of a number of `device_of`, for errors."""
+    """The name of a device, as numbered by `device_of`, for error messages."""
     return "the CPU" if device is None else f"GPU {device}"
 
 
 def as_array_on(value: Any, device: int | None, what: str, written: bool) -> Array:
-    """`as_array` of a gradient or state, which must be on the device of its parameter."""
+    """`as_array` for a gradient or state, which must be on the device of its parameter."""
     if device is None and is_on_gpu(value):  # known without a driver
         raise ValueError(
             f"{what} is on a GPU but its parameter is on the CPU; copy it there: its library's"
@@ -178,12 +179,12 @@ def as_array_on(value: Any, device: int | None, what: str, written: bool) -> Arr
 
 
 def to_host(array: Array) -> Array:
-    """A copy in the memory of the CPU, in the same element order."""
+    """A copy in host memory, in the same element order."""
     return array.copy_to_host() if isinstance(array, DeviceArray) else array.copy("K")
 
 
 def assign(array: Array, values: Array) -> None:
-    """Copy the elements of an array on the CPU, in whatever order it has them."""
+    """Copy the elements of `values`, which is on the CPU, in any element order."""
     if isinstance(array, DeviceArray):
         array.set(values)
     else:
@@ -191,19 +192,19 @@ def assign(array: Array, values: Array) -> None:
 
 
 def full_like(param: Array, value: float, slot: int) -> Array:
-    """The state array of this number, from 0, like its parameter and filled."""
+    """A state array like its parameter, filled with `value`; `slot` counts them from 0."""
     if isinstance(param, DeviceArray):
         return DeviceArray.like(param, value)
     return _full_like_on_cpu(param, value, slot)
 
 
 def _full_like_on_cpu(param: Array, value: float, slot: int) -> Array:
-    """A state array with the strides of `param`, which begins in a cache line where that does.
+    """A state array with the strides of `param` and its alignment to a cache line.
 
-    A step begins a large array with the rest of its first line, so that all other stores fill whole
-    lines: of state too if it lies alike. Large ones begin each elsewhere in its page: a load waits
-    for an earlier store whose address has the same last 12 bits (bench/NOTES.md). The memory comes
-    zeroed from the system, and is not written before it is used.
+    A step updates an incomplete first line of a large array separately, so that all other stores
+    fill whole lines: those of state too if it is aligned alike. Large arrays each start at another
+    offset in a page: a load waits for an earlier store whose address has the same last 12 bits
+    (bench/NOTES.md). The memory comes zeroed from the system, and is not written before it is used.
     """
     is_large = param.nbytes >= 8 * _PAGE
     period, apart = (_PAGE, (slot + 1) * _APART) if is_large else (_LINE, 0)
@@ -216,7 +217,7 @@ def _full_like_on_cpu(param: Array, value: float, slot: int) -> Array:
 
 
 def _as_ndarray(array: Array) -> Array:
-    """An ndarray with the address, shape and strides of an array, whose elements are not used."""
+    """An ndarray with the address, shape and strides of an array; its elements are not used."""
     return array.where if isinstance(array, DeviceArray) else array
 
 
@@ -229,7 +230,7 @@ def same_order(a: Array | DeviceArray, b: Array | DeviceArray) -> bool:
 
 
 def check_like(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:
-    """A gradient or state array has its parameter's shape and dtype."""
+    """A gradient or state array must have its parameter's shape and dtype."""
     _check_numbers(array, what)
     if array.dtype != dtype:
         cure = f"convert it by .astype(np.{dtype.name})"
@@ -252,7 +253,7 @@ class Written(NamedTuple):
 
 
 def check_written(arrays: Sequence[Array], names: Sequence[str]) -> Written:
-    """No two of the arrays that a step writes share memory. Dense arrays: extents are exact."""
+    """No two arrays that a step writes may overlap. They are dense, so extents are exact."""
     places = map(_as_ndarray, arrays)
     rows = [(*_cpu.extent(a), name, a) for a, name in zip(places, names, strict=True) if a.size]
     rows.sort(key=lambda row: row[0])
@@ -267,7 +268,7 @@ def check_written(arrays: Sequence[Array], names: Sequence[str]) -> Written:
 
 
 def check_read(grad: Array, what: str, written: Written) -> None:
-    """A gradient shares no memory with an array that the step writes."""
+    """A gradient must not share memory with an array that the step writes."""
     grad = _as_ndarray(grad)
     low, high = _cpu.extent(grad)
     i = bisect.bisect_right(written.ends, low)
@@ -281,7 +282,7 @@ def check_read(grad: Array, what: str, written: Written) -> None:
 
 
 def check_zeroed(grad: Array, what: str) -> None:
-    """A gradient that the step sets to zero: writable, and no two of its elements are one."""
+    """A gradient that the step sets to zero must be writable, with no two elements in one place."""
     if not grad.flags.writeable:
         raise ValueError(
             f"{what} is read-only, but with zero_grads a step sets it to zero; pass one that it may"
@@ -295,8 +296,8 @@ def check_zeroed(grad: Array, what: str) -> None:
 
 
 def elements_apart(array: Array) -> bool:
-    """Whether no two elements share memory, as far as strides that contain each other tell."""
-    reach = 0  # bytes behind the first of the elements along the strides looked at so far
+    """Whether no two elements share memory; False as well if strides do not nest."""
+    reach = 0  # bytes from the first element to the last, along the strides seen so far
     sides = zip(array.shape, map(abs, array.strides), strict=True)
     for count, stride in sorted((side for side in sides if side[0] > 1), key=lambda side: side[1]):
         if array.size and stride < reach + array.itemsize:
@@ -308,7 +309,7 @@ def elements_apart(array: Array) -> bool:
 def check_apart(
     grads: Sequence[Array | None], names: Sequence[str], zeroed: Sequence[bool]
 ) -> None:
-    """No gradient that the step sets to zero shares memory with another one."""
+    """No gradient that the step sets to zero may share memory with another one."""
     pair = sharing(grads, lambda i, j: zeroed[i] or zeroed[j])
     if pair:
         raise ValueError(
@@ -320,7 +321,7 @@ def check_apart(
 def sharing(
     arrays: Sequence[Array | None], matters: Callable[[int, int], bool]
 ) -> tuple[int, int] | None:
-    """The places of two arrays that share memory, if there are such and the pair matters."""
+    """The indices of two arrays that share memory and whose pair matters, or None."""
     places = [(i, _as_ndarray(a)) for i, a in enumerate(arrays) if a is not None and a.size]
     rows = [(*_cpu.extent(a), i, a) for i, a in places]
     rows.sort(key=lambda row: row[0])

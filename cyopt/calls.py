@@ -1,9 +1,9 @@
-"""Calls of the functional form that are like an earlier one, which was looked at in full.
+"""The fast path of the functional form: calls like an earlier one, which was checked in full.
 
-A host calls with the same arrays again and again. A call is kept under what it has in common with
-such calls (`call_key`: the function, its hyperparameters, where the first array lies) and taken
-again if every array that a step writes lies where it did, with the same shape, type and order, and
-each gradient needs no closer look than `Plan` takes. Anything else goes the long way.
+A host calls with the same arrays again and again. A call is kept under what such calls have in
+common (`call_key`: the function, its hyperparameters, the address of the first array). It is reused
+if every array that a step writes has the same address, shape, type and order, and each gradient
+passes the quick checks of `Plan`. Anything else takes the slow path.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from cyopt.given import GroupSpec
 from cyopt.group import Group, group_spec
 from cyopt.optimizer import Optimizer
 
-# Calls that are kept, and their parameters: 2.5 KB for each call and half a KB for each parameter.
+# The most calls and parameters that are kept: 2.5 KB for each call, half a KB for each parameter.
 _MOST_CALLS, _MOST_PARAMS = 1024, 16_384
 _kept: dict[bytes, _cpu.Call] = {}
 _groups: dict[tuple[type[Optimizer], str, str], tuple[Group, GroupSpec]] = {}
 
 
 class Numbers(NamedTuple):
-    """What may differ from call to call; None is what was not given."""
+    """What may differ from call to call; None if it was not given."""
 
     step: Any
     step_size: Any
@@ -32,7 +32,7 @@ class Numbers(NamedTuple):
 
 
 def key_of(function: object, like: object, given: dict[str, Any], x: Numbers, param: Any) -> Any:
-    """What this call is kept under; None if it is not to be kept."""
+    """The key under which this call is kept; None if it is not to be kept."""
     replaces, scales = x.step_size is not None, x.denom_scale is not None
     return _cpu.call_key(function, like, given, replaces, scales, param)
 
@@ -56,12 +56,12 @@ def again(
 
 
 def _float(value: object) -> float | None:
-    """A number that is not in the key."""
+    """A float, which the key leaves out; None for anything else."""
     return value if isinstance(value, float) else None
 
 
 def keep(key: bytes | None, call: _cpu.Call) -> None:
-    """Keep a call that has been checked in full, in the place of an older one."""
+    """Keep a call that has been checked in full, instead of any older one with this key."""
     if key is None:
         return
     others = sum(kept.n for kept in list(_kept.values()))
@@ -73,8 +73,9 @@ def keep(key: bytes | None, call: _cpu.Call) -> None:
 def group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> tuple[Group, GroupSpec]:
     """The class's numbers; making them takes longer than a small step, so the last ones are kept.
 
-    Kept by their text: True, 1.0 and -0.0 are other keys than 1 and 0.0, inside betas as well. Not
-    of all numbers: NumPy 1 prints a float32 as a float64 of another value.
+    The key is the `repr` of the arguments, which distinguishes True and 1.0 from 1 and -0.0 from
+    0.0, inside betas as well. Only plain types have one: NumPy 1's repr of a float32 is that of a
+    different float64.
     """
     key = (cls, repr(like), repr(given)) if all(map(_is_plain, given.values())) else None
     made = _groups.get(key) if key is not None else None

@@ -1,4 +1,4 @@
-"""How many CPUs the control group of this process pays for: what containers and services limit."""
+"""The CPU quota of this process's control group, by which containers and services limit it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path, PurePosixPath
 
 
 def cgroup_cpus(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> int:
-    """The narrowest CPU quota of the process's cgroup and those above it, rounded up; 0: none.
+    """The smallest CPU quota of the process's cgroup and those above it, rounded up; 0: none.
 
     `membership` names the cgroup, one line "number:controllers:path" for each hierarchy; version 2
     has no controllers there. Inside a container the path may be the host's: what does not exist
-    below `root` is passed over.
+    below `root` is skipped.
 
     Source: the Linux kernel's documentation, cgroup-v2.rst and cgroup-v1/cpuacct.rst.
     """

@@ -1,4 +1,4 @@
-"""What `state_dict` and pickles hold, and how it is taken up again."""
+"""What `state_dict` and pickles hold, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _saved(value: Any) -> Any:
 
 
 def load_state_dict(opt: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Check all of it and make all that it needs, then take it up at once."""
+    """Check all of it and make all that it needs, then change everything at once."""
     check_whole(opt, saved)
     changes = [
         _changes(f"groups[{i}]", group.values(), values)
@@ -103,14 +103,14 @@ def _filled_like(array: Array, value: Any) -> Array:
 
 
 def fill(parameters: ParameterList, waiting: Mapping[str, Any]) -> None:
-    """Copy the state that waits for these parameters into them, by index, whatever its strides."""
+    """Copy waiting state into that of these parameters, by index, whatever its strides."""
     _check_entries(parameters, waiting)
     for array, value in _targets(parameters, waiting):
         assign(array, value)
 
 
 def _targets(parameters: ParameterList, saved: Mapping[str, Any]) -> Iterator[tuple[Array, Any]]:
-    """Each array of these parameters that saved state replaces, with what it gets."""
+    """Each array of these parameters that saved state overwrites, with the new values."""
     for i, name in enumerate(parameters.names):
         if name in saved:
             yield parameters.counts[i : i + 1], saved[name]["step"]
@@ -125,7 +125,7 @@ def beside(parameters: ParameterList, waiting: Mapping[str, Any]) -> dict[str, A
 
 
 def attributes(opt: Optimizer) -> dict[str, Any]:
-    """What a pickle holds: also what a subclass has added."""
+    """What a pickle holds, including what a subclass has added."""
     opt._fetch()
     slots = copyreg._slotnames(type(opt))  # type: ignore[attr-defined]  # typeshed lacks it
     own = [name for name in slots if hasattr(opt, name)]
@@ -134,7 +134,7 @@ def attributes(opt: Optimizer) -> dict[str, Any]:
 
 
 def set_attributes(opt: Optimizer, pickled: Mapping[str, Any]) -> None:
-    """Make of `opt` what was pickled."""
+    """Restore what was pickled into `opt`."""
     for name, value in pickled.items():
         setattr(opt, name, value)
     opt._steps, opt._measured = as_own(opt._steps), as_own(opt._measured)
@@ -143,7 +143,7 @@ def set_attributes(opt: Optimizer, pickled: Mapping[str, Any]) -> None:
 
 
 def check_whole(opt: Optimizer, saved: Mapping[str, Any]) -> None:
-    """It is a state_dict, of an optimizer of this class with as many groups."""
+    """It must be a state_dict of an optimizer of this class with as many groups."""
     if (
         not isinstance(saved, Mapping)
         or not isinstance(saved.get("optimizer"), str)
@@ -180,7 +180,7 @@ def _is_count(value: object) -> bool:
 
 
 def _changes(where: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers to set. What decides the formula must be equal, and schedules be there."""
+    """The numbers to set. What decides the formula must be equal; schedules must match."""
     same_names(where, saved, _kept(own))
     changes = {}
     for name, value in saved.items():
@@ -208,7 +208,7 @@ def _schedules(value: Any) -> list[Any]:
 
 
 def same_names(where: str, saved: Mapping[Any, Any], own: Any) -> None:
-    """What was saved has the names that this optimizer has."""
+    """What was saved must have the names that this optimizer has."""
     known = set(own)
     missing = [name for name in own if name not in saved]
     extra = [name for name in saved if name not in known]
@@ -220,7 +220,7 @@ def same_names(where: str, saved: Mapping[Any, Any], own: Any) -> None:
 
 
 def _check_entries(parameters: ParameterList, waiting: Mapping[str, Any]) -> None:
-    """The saved state of these parameters has their states, shapes and dtypes."""
+    """The saved state of these parameters must have their states, shapes and dtypes."""
     for name, state, spec in zip(parameters.names, parameters.state, parameters.specs, strict=True):
         if name not in waiting:
             continue
@@ -228,7 +228,7 @@ def _check_entries(parameters: ParameterList, waiting: Mapping[str, Any]) -> Non
 
 
 def _check_waiting(opt: Optimizer, entry: Mapping[str, Any], name: str) -> None:
-    """What can be told of saved state whose parameter is not there yet."""
+    """Check what can be checked of saved state whose parameter is not there yet."""
     (group,) = opt.groups
     slots = [slot for slot in RULES[group.rule].state if slot]
     slots += [AVERAGE] if group.ema is not None else []
@@ -250,7 +250,7 @@ def _check_waiting(opt: Optimizer, entry: Mapping[str, Any], name: str) -> None:
 def checked_entry(
     entry: Mapping[str, Any], slots: Iterable[str], spec: Spec, name: str
 ) -> dict[str, Array]:
-    """The state arrays of one parameter, with its shape and dtype; its step is a count."""
+    """The state arrays of one parameter, which must have its shape and dtype, and a step count."""
     same_names(f"state[{name}]", entry, ["step", *slots])
     if not _is_count(entry["step"]):
         raise ValueError(f"state_dict step of {name} is {entry['step']!r}, not a count")

@@ -15,7 +15,7 @@ from cyopt.hyper import is_off, without_meaning
 
 Row = Mapping[str, Any]
 
-# In the place of a default that the framework does not have.
+# Stands for a default that the framework does not have.
 REQUIRED = object()
 
 _EPS_HAT = {"eps_hat": True}
@@ -79,7 +79,7 @@ FRAMEWORKS: Mapping[str, Mapping[str, Row]] = {
 }
 
 # What all classes of a framework share. These clip to clip_norm / norm, where PyTorch adds 1e-6 to
-# the norm; thinc clips each gradient and keeps averages unless told otherwise.
+# the norm; thinc clips each gradient and keeps averages by default.
 _CLIP = {"clip_eps": 0.0}
 _OF_ALL_CLASSES: Mapping[str, Row] = {
     "keras": _CLIP,
@@ -99,7 +99,7 @@ _OPTAX_ADAM = {
     "amsgrad": "the maximum of the bias-corrected second moment",
     "nesterov": "Nesterov's form of Adam",
 }
-# What a framework has and these rules cannot express exactly: refused by name.
+# What a framework has but these rules cannot express exactly: refused by name.
 REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("optax", "Adam"): _OPTAX_ADAM,
     ("optax", "AdamW"): _OPTAX_ADAM,
@@ -110,9 +110,9 @@ REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
 def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters in `framework` that differ from PyTorch's.
 
-    `classes` are a class and its bases; the first that is cyopt's own has a row. `given` is what
-    the user passes. Raises ValueError for a framework that is not known, a class
-    that it lacks, or what cannot be expressed; TypeError for a missing argument that it requires.
+    `classes` is an MRO; the row is that of its first class of cyopt's own. `given` is what the user
+    passes. Raises ValueError for an unknown framework, a class that it lacks, or what cannot be
+    expressed; TypeError for a missing argument that it requires.
     """
     if not isinstance(framework, str) or framework not in FRAMEWORKS:
         raise ValueError(f"framework is {framework!r}{unknown_name(str(framework), FRAMEWORKS)}")
@@ -120,7 +120,7 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
     cls = _name(classes)
     if not cls:
         raise TypeError(
-            "like() is not of this class: it knows the formulas of"
+            "like() does not know this class: it knows the formulas of"
             f" {', '.join(FRAMEWORKS['torch'])}, and of classes derived from them"
         )
     if cls not in rows:
@@ -139,7 +139,7 @@ def defaults(framework: str, classes: Iterable[type], given: Mapping[str, Any]) 
 
 
 def _name(classes: Iterable[type]) -> str:
-    """Of the first of cyopt's own classes; a subclass may have the name of another one."""
+    """The name of the first class of cyopt's own; a subclass may have the name of another one."""
     own = (cls.__name__ for cls in classes if cls.__module__ == "cyopt.optimizers")
     return next((name for name in own if name in FRAMEWORKS["torch"]), "")
 
@@ -159,7 +159,7 @@ def refuse(framework: str, classes: Iterable[type], given: Mapping[str, Any]) ->
     coupled = is_off(given, "decoupled_weight_decay")
     if framework == "thinc" and coupled and given.get("clip_norm", 1.0) is not None:
         raise ValueError(
-            "thinc adds decay that is not decoupled (L2_is_weight_decay=False) before it clips,"
+            "thinc adds coupled weight decay (L2_is_weight_decay=False) before it clips,"
             " which cyopt's rules cannot express exactly; pass clip_norm=None, or leave out"
             " decoupled_weight_decay=False"
         )
@@ -170,5 +170,5 @@ def refuse(framework: str, classes: Iterable[type], given: Mapping[str, Any]) ->
             raise ValueError(
                 "Keras's average begins as a copy of the parameters after the first step, not"
                 f" before it; pass ema=lambda steps: {decay} if steps else 0.0, which is the same"
-                " but for rounding"
+                " except for rounding"
             )

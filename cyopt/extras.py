@@ -30,9 +30,9 @@ def _importable(module: str) -> bool:
 
 
 def output_file(ending: str, *also: str) -> Callable[[str], Path]:
-    """The type of an argument, refused before the work and not after it.
+    """The type of an argument that names a file to write, refused before the work, not after it.
 
-    `also` are the ends of the names of files that are written beside it.
+    `also` are endings of the names of files that are written beside it.
     """
 
     def check(text: str) -> Path:
@@ -54,7 +54,7 @@ def beside(path: Path, end: str) -> Path:
 
 
 def _check_writable(path: Path) -> None:
-    file = path.resolve()  # where a link leads to
+    file = path.resolve()  # where a link leads
     new = not file.exists()
     try:
         file.open("ab").close()

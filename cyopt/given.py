@@ -1,4 +1,4 @@
-"""What a caller gives, checked and as arrays: parameters, and gradients that are like them."""
+"""What a caller gives, as checked arrays: parameters, and gradients that match them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Spec(NamedTuple):
 
 
 class GroupSpec(NamedTuple):
-    """What a group keeps for each parameter, and does with its gradient."""
+    """The group options that fix what is stored per parameter and how gradients are treated."""
 
     slots: tuple[str, ...]  # of the rule's state in order, "" where this variant uses none
     initial: Mapping[str, float]  # state -> its starting value
@@ -73,7 +73,7 @@ def as_params(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
 def as_same_params(
     values: Sequence[Any], names: Sequence[str], specs: Sequence[Spec]
 ) -> list[Array]:
-    """The parameters as arrays, if they are what they were."""
+    """The parameters as arrays, if they are still what they were."""
     params = as_params(values, names)
     for array, spec, name in zip(params, specs, names, strict=True):
         new = Spec.of(array)
@@ -90,12 +90,12 @@ def as_same_params(
 def _as_grad(
     value: Any, name: str, like: Array | Spec, group_spec: GroupSpec, written: Written
 ) -> Array | None:
-    """The gradient of a parameter like this as an array that a step can read; None skips."""
+    """The gradient of a parameter like this, as an array that a step can read; None skips."""
     if value is None:
         return None
     what = f"gradient of {name!r}"
     if isinstance(value, np.float32 | np.float64) and not group_spec.zero_grads:
-        value = np.asarray(value)  # what NumPy makes of 0-d arrays
+        value = np.asarray(value)  # NumPy turns 0-d arrays into these
     # A view: nobody else can change its shape while it is read.
     device = like.device if isinstance(like, Spec) else device_of(like)
     array = as_array_on(value, device, what, group_spec.zero_grads).view()
@@ -114,7 +114,7 @@ def as_grads(
     group_specs: Sequence[GroupSpec],
     written: Written,
 ) -> list[Array | None]:
-    """The gradients of all parameters, checked in full; those that are set to zero are apart."""
+    """The gradients of all parameters, checked in full; no other overlaps one that is zeroed."""
     grads = [_as_grad(*row, written) for row in zip(values, names, likes, group_specs, strict=True)]
     if any(group_spec.zero_grads for group_spec in group_specs):
         places = [f"gradient of {name!r}" for name in names]

@@ -34,7 +34,7 @@ _FIELD_INDEX = {field: i for i, field in enumerate(Hyper._fields)}
 
 
 class Group:
-    """Hyperparameters of some parameters: attributes, checked when they are set.
+    """The hyperparameters of a group of parameters: attributes that are checked when they are set.
 
     Numbers may be changed and may be schedules. What decides the formula or the state (flags,
     choices, starting values) is fixed when the optimizer is made.
@@ -54,7 +54,7 @@ class Group:
     schedules: Mapping[str, tuple[str, Schedule]]  # field of Hyper -> its name here, and schedule
     _values: dict[str, Any]
     _constant: Hyper  # with 0 for what is scheduled
-    _checked: set[np.dtype[Any]]  # the dtypes to which `_constant` but for lr can be rounded
+    _checked: set[np.dtype[Any]]  # the dtypes to which `_constant`, except lr, can be rounded
     _optimizer: type[Optimizer]
     _framework: str
 
@@ -70,7 +70,7 @@ class Group:
         self.__dict__.update(self._attributes(own, own))
 
     def _attributes(self, values: dict[str, Any], changed: Iterable[str]) -> dict[str, Any]:
-        """The attributes with these hyperparameters, of which others are as before."""
+        """The attributes for these hyperparameters, of which only `changed` ones are new."""
         numbers = _numbers({name: values[name] for name in changed})
         schedules: dict[str, Any] = {f: x for f, x in self.schedules.items() if f not in numbers}
         schedules.update({f: number for f, number in numbers.items() if callable(number[1])})
@@ -111,7 +111,7 @@ class Group:
     def update(self, changes: Mapping[str, object]) -> None:
         """Set several at once: all of them, or none if one is refused."""
         done = False
-        while not done:  # else another thread has set others meanwhile
+        while not done:  # otherwise another thread has set others meanwhile
             known = self.version.value
             done = self.version.change(self.__dict__, self.changed(changes), known)
 
@@ -129,14 +129,14 @@ class Group:
                 name == "ema" and (values[name] is None) != (old is None)
             ):
                 raise ValueError(
-                    f"{name} is {old!r} since the optimizer was made and decides its formula or"
+                    f"{name} was {old!r} when the optimizer was made, and decides its formula or"
                     f" state; make a new optimizer with {name}={value!r}"
                 )
         self._check_together(values)
         # Momentum turned off keeps a buffer; turned on, it would need one that is not there.
         if values.get("momentum") and self._optimizer.rule_of(values) != self.rule:
             raise ValueError(
-                "momentum is 0 since the optimizer was made, which keeps no momentum buffer;"
+                "momentum was 0 when the optimizer was made, so it keeps no momentum buffer;"
                 f" make a new optimizer with momentum={values['momentum']!r}"
             )
         return values
@@ -148,7 +148,7 @@ class Group:
         return f"Group({format_values(self._values)})"
 
     def check_initial(self, dtypes: Iterable[np.dtype[Any]]) -> None:
-        """The starting values of the state are numbers of the state's dtypes."""
+        """Check that the state's starting values are within the range of its dtypes."""
         for name in INITIAL:
             for dtype in dtypes if name in self._values else ():
                 limits, value = LIMITS[dtype], self._values[name]
@@ -159,7 +159,7 @@ class Group:
                     )
 
     def at(self, steps: int, dtypes: Iterable[np.dtype[Any]] = ()) -> Hyper:
-        """The numbers after `steps` completed steps, all schedules evaluated and checked."""
+        """The numbers after `steps` completed steps, with all schedules evaluated and checked."""
         # All three before a schedule is called: it may set numbers of this group.
         hyper, schedules, done = self._constant, self.schedules, self._checked
         if schedules:
@@ -196,7 +196,7 @@ def _replaced(hyper: Hyper, fields: Mapping[str, Any]) -> Hyper:
 
 
 def _switches(rule: str, values: Mapping[str, Any]) -> Hyper:
-    """What is fixed when the optimizer is made, beside numbers of 0."""
+    """What is fixed when the optimizer is made; the numbers are 0."""
     own = {name: values[name] for name in SWITCHES if name in values}
     decay = values["weight_decay_order"] if values["decoupled_weight_decay"] else "coupled"
     per_array = values["clip_scope"] == "array"
@@ -209,7 +209,7 @@ def format_values(values: Mapping[str, object]) -> str:
 
 
 def group_spec(group: Group, initial_values: Mapping[str, str]) -> GroupSpec:
-    """What a group keeps for each parameter, and does with its gradient."""
+    """The group options that fix what is stored per parameter and how gradients are treated."""
     return GroupSpec(
         slots=RULES[group.rule].state,
         initial={state: getattr(group, name) for state, name in initial_values.items()},
@@ -222,7 +222,7 @@ def group_spec(group: Group, initial_values: Mapping[str, str]) -> GroupSpec:
 
 
 def is_groups(params: Any) -> bool:
-    """Whether the parameters come in groups with hyperparameters of their own."""
+    """Whether the parameters come in groups with their own hyperparameters."""
     return (
         isinstance(params, list | tuple)
         and len(params) > 0
@@ -243,7 +243,10 @@ def hypers_at(
 
 
 class Hyperparameter:
-    """An attribute of optimizers: the hyperparameter of the one group; several have their own."""
+    """Descriptor: reads and sets a hyperparameter of an optimizer with one group.
+
+    With several groups it raises AttributeError and points to `groups[i]`.
+    """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name

@@ -1,11 +1,11 @@
-"""What a name that is not known may have meant."""
+"""What an unknown name may have meant."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-# What others call it: hyperparameters, and frameworks of `like`.
+# What others call hyperparameters, and frameworks of `like`.
 _ELSEWHERE = {
     "learning_rate": "lr",
     "mu": "momentum",
@@ -18,7 +18,7 @@ _ELSEWHERE = {
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
-    """The end of an error about a name that is not known: the nearest known one, and all."""
+    """The end of an error about an unknown name: the nearest known one, and all."""
     known = list(known)
     elsewhere = [_ELSEWHERE[name]] if _ELSEWHERE.get(name) in known else []
     nearest = elsewhere or difflib.get_close_matches(name, known, 1, 0.6)

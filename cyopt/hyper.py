@@ -52,7 +52,7 @@ class Hyper(NamedTuple):
 
 
 class Common(TypedDict, total=False):
-    """The hyperparameters that every class has beside `lr` and `weight_decay`."""
+    """The hyperparameters that every class has besides `lr` and `weight_decay`."""
 
     decoupled_weight_decay: bool
     weight_decay_order: str
@@ -138,7 +138,7 @@ FLAGS = {
     "cast_grads",
     "capturable",
 }
-# Where a run goes on, rather than how: not part of what is saved.
+# About where a run continues, not how: not part of what is saved.
 UNSAVED = ("capturable",)
 CHOICES = {
     "weight_decay_order": ("before", "after"),
@@ -150,13 +150,13 @@ PLAIN_NUMBERS = {name for name in NUMBERS if name in Hyper._fields}
 SWITCHES = [name for name in [*FLAGS, *CHOICES] if name in Hyper._fields]
 # Used once, when the state is made: a schedule or a later change would have no effect.
 INITIAL = ("initial_accumulator_value", "initial_square_avg")
-# What decides the formula or the state, from when the optimizer is made.
+# What decides the formula or the state, and is fixed when the optimizer is made.
 FIXED = {*FLAGS, *CHOICES, *INITIAL}
 _NO_SCHEDULE = (*INITIAL, "step_size", "denom_scale")
 
 
 def as_float(number: Any) -> float:
-    """A real number as a float: infinity for integers beyond all floats."""
+    """A real number as a float; infinity for integers beyond the range of floats."""
     try:
         return float(number)
     except OverflowError:
@@ -164,13 +164,13 @@ def as_float(number: Any) -> float:
 
 
 def is_real(value: object) -> bool:
-    """Whether this is a real number, which neither a flag nor a time is."""
+    """Whether this is a real number; a flag or a time is not."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool | np.timedelta64)
 
 
 def checked_number(name: str, value: object) -> float:
     """`value` as a float inside the range of the hyperparameter `name`."""
-    if type(value) is not float and not is_real(value):  # an abstract class is slow to ask
+    if type(value) is not float and not is_real(value):  # an abstract class is slow to check
         raise TypeError(
             f"{name} is {value!r} ({type(value).__name__}); expected a number"
             + ("" if name in _NO_SCHEDULE else " or a schedule, a callable of the completed steps")
@@ -188,7 +188,7 @@ def scheduled_number(name: str, schedule: Schedule, steps: int) -> float:
     """What the schedule of `name` gives after `steps` completed steps, inside the range."""
     try:
         value = schedule(steps)
-    except OverflowError:  # of Python's powers
+    except OverflowError:  # from Python's powers
         value = math.inf
     try:
         return checked_number(name, value)
@@ -224,7 +224,7 @@ def checked(name: str, value: object) -> Any:
 
 
 def without_meaning(v: Mapping[str, Any]) -> dict[str, Any]:
-    """What belongs to something that `v` turns off, and is then no part of a default."""
+    """Options of what `v` turns off, which have no meaning then, with their neutral values."""
     found: dict[str, Any] = {}
     if v.get("ema", 0.0) is None:
         found["ema_init"] = "params"
@@ -241,7 +241,7 @@ def is_off(v: Mapping[str, Any], flag: str) -> bool:
 
 
 def check_together(v: Mapping[str, Any]) -> None:
-    """Hyperparameters that mean nothing, or something else, beside each other."""
+    """Refuse hyperparameters that mean nothing, or something else, when combined."""
     if v["weight_decay_order"] == "after" and not v["decoupled_weight_decay"]:
         raise ValueError(
             "weight_decay_order is 'after', which coupled decay does not have;"

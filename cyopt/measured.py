@@ -17,7 +17,7 @@ def measurements(grad_norm: float = -1.0, skipped: bool = False) -> tuple[float,
 
 
 class Pending(enum.Enum):
-    """What a plan tells of a step whose skipping is decided on a GPU, without waiting for it."""
+    """What a plan returns for a step that a GPU may skip, without waiting for its decision."""
 
     PENDING = 0
 
@@ -38,19 +38,19 @@ class Measured:
 
     @property
     def skipped(self) -> bool:
-        """Whether the last step was skipped, as a gradient was not finite.
+        """Whether the last step was skipped because a gradient was not finite.
 
-        Like the norms, it waits for a GPU that decides it.
+        Like the norms, this waits for a GPU that decides it.
         """
         self._fetch()
         return bool(self._measured[3])
 
     @property
     def grad_norm(self) -> float | None:
-        """The norm of all gradients, over `grad_scale` and before clipping, in the last step.
+        """The norm of all gradients, divided by `grad_scale`, before clipping, in the last step.
 
         Squares that overflow make it inf, and clipping then leaves no update, as in PyTorch.
-        None if it was not measured: that takes `clip_norm`, `skip_nonfinite` or `norms=True`.
+        None if it was not measured, which takes `clip_norm`, `skip_nonfinite` or `norms=True`.
         """
         return self._norm(0)
 
@@ -65,7 +65,7 @@ class Measured:
         return self._norm(2)
 
     def _fetch(self) -> None:
-        """Take up what is known on a GPU only."""
+        """Fetch what only a GPU knows."""
 
     def _norm(self, i: int) -> float | None:
         self._fetch()

@@ -29,16 +29,16 @@ Self = TypeVar("Self", bound="Optimizer")
 
 
 def _equals_itself(key: object) -> bool:
-    """Tuples take what is the same object for equal: NaN in one equals no other."""
+    """Tuples count the same object as equal, so NaN in one must be looked for."""
     return bool(key == key) and (type(key) is not tuple or all(map(_equals_itself, key)))
 
 
 class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
-    """Base of the optimizers: everything but the formula and its hyperparameters.
+    """Base class of the optimizers: everything except the formula and its hyperparameters.
 
-    `params` is one array, or any nesting of dict, list and tuple of arrays; or a list of groups,
-    mappings with the key "params" and hyperparameters of their own; or None: then each `step` is
-    given the parameters, or each `update` one of them. See `cyopt.SGD` for the rest.
+    `params` is one array or any nesting of dicts, lists and tuples of arrays; or a list of groups,
+    which are mappings with the key "params" and their own hyperparameters; or None: then each
+    `step` is given the parameters, or each `update` one of them. See `cyopt.SGD` for the rest.
     """
 
     __slots__ = (
@@ -53,7 +53,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
     )
     _SAVED = (*__slots__[1:], "_bound", "_given", "_grouped", "_lists", "_structure")
 
-    # Where a subclass keeps the starting value of a state: state name -> hyperparameter.
+    # For subclasses: state name -> the hyperparameter that is its starting value.
     initial_values: ClassVar[Mapping[str, str]] = {}
 
     @staticmethod
@@ -84,20 +84,20 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
 
     @property
     def steps(self) -> int:
-        """Completed steps; what schedules are called with. Waits for a GPU that decides skips."""
+        """Completed steps, the argument of schedules. Waits for a GPU if only it knows them."""
         self._fetch()
         return int(self._steps[0])
 
     def _fetch(self) -> None:
-        """Take up the counters and norms that are known on a GPU only."""
+        """Fetch the counters and norms that only a GPU knows."""
         for parameters in list(self._lists.values()):
             parameters.fetch()
 
     @property
     def averages(self) -> Averages:
-        """The averages of the parameters by name: views of arrays that steps update, to be read.
+        """The averages of the parameters by name: read-only views of arrays that steps update.
 
-        Those on a GPU can be read by other libraries, which would not refuse to write them.
+        Other libraries can read those on a GPU, but would not refuse to write them.
         """
         if all(group.ema is None for group in self.groups):
             raise AttributeError("this optimizer keeps no averages; make it with ema=0.999")
@@ -110,10 +110,10 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
 
     @classmethod
     def like(cls: type[Self], framework: str, params: Any = None, **hyperparameters: Any) -> Self:
-        """Make it with another framework's formula and defaults, and cyopt's argument names.
+        """Make an optimizer with another framework's formula and defaults, by cyopt's names.
 
-        `framework` is "torch", "keras", "tf1", "optax", "sklearn", "thinc", "autograd" or "ema".
-        README's table says what each means. What cyopt's rules cannot express exactly is refused.
+        `framework` is "torch", "keras", "tf1", "optax", "sklearn", "thinc", "autograd" or "ema";
+        the README's table says what each means. What cyopt cannot express exactly is refused.
 
         >>> import cyopt
         >>> cyopt.Adam.like("keras").eps
@@ -143,10 +143,10 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         return current_params(self._given, self._grouped)
 
     def _group(self, own: Mapping[str, Any]) -> Group:
-        """A group with its `own` hyperparameters; the optimizer's where it has none."""
+        """A group with its `own` hyperparameters, and otherwise the optimizer's."""
         self.check_names(own)
         values = {name: own.get(name, value) for name, value in self._defaults.items()}
-        off = without_meaning({"ema": values["ema"], **own})  # some groups alone may have averages
+        off = without_meaning({"ema": values["ema"], **own})  # maybe only some groups average
         values.update({name: value for name, value in off.items() if name not in own})
         return Group(values, type(self), self._framework)
 
@@ -182,9 +182,9 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         return made
 
     def add_group(self, group: Mapping[str, Any]) -> None:
-        """Add parameters with hyperparameters of their own to a bound optimizer.
+        """Add parameters with their own hyperparameters to a bound optimizer.
 
-        `group` is a mapping with the key "params". From now on `grads` is a list with one tree for
+        `group` is a mapping with the key "params". From then on `grads` is a list with one tree for
         each group, and names begin with the number of the group.
 
         >>> import numpy as np, cyopt
@@ -221,7 +221,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
             raise
 
     def _step(self, params: Any, grads: Any, norms: bool, stream: Any) -> Done:
-        """A step that is not like the last one: everything is checked. Inside the gate."""
+        """The slow path of `step`: everything is checked. Called inside the gate."""
         before = int(self._steps[0])
         new = None not in self._lists
         try:
@@ -240,21 +240,21 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         return done
 
     def _is_pending(self, key: Hashable) -> bool:
-        """Whether a step of this list was made that a GPU alone counts.
+        """Whether this list has made a step that only a GPU has counted.
 
-        Asked before the list's count is looked at, as another thread may fetch it meanwhile.
+        Call it before reading the list's count, which another thread may fetch meanwhile.
         """
         return key in self._lists and self._lists[key].is_pending
 
     def _begin(self, params: Any) -> None:
-        """Take up the parameters that the first step is given."""
+        """Adopt the parameters that the first step is given."""
         if self._lists:
-            raise TypeError("this optimizer is used by update(): do not mix in step()")
+            raise TypeError("this optimizer is used by update(): do not mix step() and update()")
         self._structure = trees.structure(params)
         self._lists[None] = self._make_list(params)
 
     def _update(self, key: Hashable, param: Any, grad: Any, stream: Any) -> None:
-        """An update that is not like its key's last one: everything is checked. Inside the gate."""
+        """The slow path of `update`: everything is checked. Called inside the gate."""
         new = key not in self._lists
         if new and not _equals_itself(key):
             raise TypeError(
@@ -292,14 +292,14 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
     def _hypers_at(
         self, steps: int, parameters: ParameterList
     ) -> tuple[list[Hyper], Versions | None]:
-        """What a step after `steps` completed ones uses; with a schedule, only that one."""
+        """The numbers of the step after `steps` completed ones; with a schedule, of no other."""
         versions: Versions | None = None
         if not any(group.schedules for group in self._groups):
             versions = [(group.version, group.version.value) for group in self._groups]
         return hypers_at(self._groups, steps, parameters.dtypes_of), versions
 
     def use_plan(self, plan_type: type[Any]) -> None:
-        """Run steps by another backend; see `cyopt.reference`."""
+        """Run steps on another backend; see `cyopt.reference`."""
         self._gate.run(self._use_plan, plan_type)
 
     def _use_plan(self, plan_type: type[Any]) -> None:
@@ -313,15 +313,15 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         return State(self._lists)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later run needs to go on with the same bits.
+        """Everything that a later run needs to continue with the same bits.
 
         Plain NumPy arrays (copies, in their own dtypes), numbers and names. Schedules are not
-        saved, but that there was one is.
+        saved, only that there was one.
         """
         return self._gate.run(checkpoint.state_dict, self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` gave, bit for bit.
+        """Continue from what `state_dict` returned, bit for bit.
 
         Raises ValueError or TypeError, before anything is changed, if it is of another class,
         formula, structure, shape or dtype, or has a schedule where this optimizer has none.

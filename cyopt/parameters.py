@@ -33,8 +33,8 @@ class ParameterList:
     """Parameters in a fixed order, each with a name, a group, its state and its own step count.
 
     `group_specs` has one for each group. `steps` is the optimizer's counter, which a step counts up
-    with its own: no signal handler can run between the arrays' change and the counters'. With
-    `keyed` it is the most that any list has counted. `measured` takes what a step measures.
+    with its own: no signal handler can run between the change of the arrays and of the counters.
+    With `keyed` it is the largest count of any list. `measured` takes what a step measures.
     """
 
     def __init__(
@@ -78,48 +78,48 @@ class ParameterList:
 
     @property
     def size(self) -> int:
-        """The numbers of all parameters together."""
+        """The number of elements of all parameters together."""
         return sum(math.prod(spec.shape) for spec in self.specs)
 
     @property
     def is_pending(self) -> bool:
-        """Whether a GPU alone knows something of the last step."""
+        """Whether only a GPU knows the outcome of the last step."""
         return self.device is not None and self.plan is not None and self.plan.is_pending
 
     def fetch(self) -> None:
-        """Take up counters and norms that are known on a GPU only."""
+        """Fetch counters and norms that only a GPU knows."""
         if self.device is not None and self.plan is not None:
             self.plan.fetch()
 
     def use_plan(self, plan_type: type[Any]) -> None:
-        """Run steps by another backend."""
+        """Run steps on another backend."""
         self.drop_plan()
         self.plan_type = plan_type
 
     def drop_plan(self) -> None:
-        """Look at all anew in the next step."""
+        """Let the next step check everything again."""
         self.check_free()
         self.fetch()
         self.plan = None
 
     def check_free(self) -> None:
-        """No CUDA graph goes on with parameters, state and counters as they are now."""
+        """No CUDA graph may hold the parameters, state and counters as they are now."""
         if self.device is not None and self.plan is not None and self.plan.captured:
             raise RuntimeError(
-                "a step was captured into a CUDA graph, which goes on with the parameters, state"
-                " and counters of then; load, add or move before the capture, or make a new"
-                " optimizer and capture anew"
+                "a step was captured into a CUDA graph, which keeps using the parameters, state and"
+                " counters of its capture; load, add or move before the capture, or make a new"
+                " optimizer and capture again"
             )
 
     def take_state(self, other: ParameterList) -> None:
-        """Go on with the state and counts of `other`, whose parameters are this list's first."""
+        """Continue with the state and counts of `other`, whose parameters are this list's first."""
         other.check_free()
         other.fetch()
         n = len(other.names)
         self.state[:n], self.counts[:n] = other.state, other.counts
 
     def state_of(self, i: int) -> Mapping[str, Array]:
-        """The state arrays of one parameter by name: views, whose shape is their own."""
+        """The state arrays of one parameter by name: views, so that reshaping one is harmless."""
         return MappingProxyType({name: array.view() for name, array in self.state[i].items()})
 
     def step(
@@ -134,7 +134,7 @@ class ParameterList:
     ) -> Done:
         """One step in place, with one `Hyper` for each group; False if it was skipped.
 
-        The plan says whether all is as it was when it was checked; what is not is checked in full.
+        The plan takes the fast path if nothing has changed; what has changed is checked in full.
         """
         if stream is not None and self.device is None:
             raise TypeError("stream is given, but the parameters are on the CPU: leave it out")
@@ -164,7 +164,7 @@ class ParameterList:
         return as_same_params(values, self.names, self.specs)
 
     def _make_plan(self, values: Sequence[Any]) -> Any:
-        """Check where parameters and state lie in full, and make a plan for there."""
+        """Check parameters and state in full, and make a plan for where they lie."""
         params = self.params(values)
         written = written_ranges(self.names, params, self.state)
         arrays = (params, *by_slot(self.state, self.group_spec_of))
@@ -197,7 +197,7 @@ def _check_schedules(group_specs: Sequence[GroupSpec], hypers: Sequence[Hyper]) 
     if any(x.capturable for x in group_specs) or any(x.skip_nonfinite for x in hypers):
         raise ValueError(
             "a hyperparameter is a schedule of the number of steps, which with skip_nonfinite or"
-            " capturable the GPU alone knows; set the number before each step instead"
+            " capturable only the GPU knows; set the number before each step instead"
         )
 
 
@@ -216,18 +216,18 @@ def _plan_class(device: int | None, plan_type: type[Any]) -> type[Any]:
 
 
 def check_lasting(values: Sequence[Any], again: Sequence[Any], names: Sequence[str]) -> None:
-    """Containers give the same memory each time: else an update in place would be lost."""
+    """Containers must give the same memory each time, or an update in place would be lost."""
     for first, second, name in zip(values, again, names, strict=True):
         both = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
         if first is not second and not (both and np.shares_memory(first, second)):
             raise TypeError(
-                f"parameter {name!r} is another object at each look: its container makes copies,"
-                " and a step in place would be lost; pass dict(params), and keep that"
+                f"parameter {name!r} is another object each time it is read: its container makes"
+                " copies, and a step in place would be lost; pass dict(params), and keep that"
             )
 
 
 def _new_state(param: Array, group_spec: GroupSpec) -> dict[str, Array]:
-    """The state of a parameter that has not made a step."""
+    """The state of a parameter before its first step."""
     slots = enumerate(group_spec.slots)
     state = {s: full_like(param, group_spec.initial.get(s, 0.0), j) for j, s in slots if s}
     if group_spec.averages:
@@ -254,7 +254,7 @@ def by_slot(
 def written_ranges(
     names: Sequence[str], params: Sequence[Array], states: Sequence[Mapping[str, Array]]
 ) -> Written:
-    """Where a step writes, if no two of the arrays that it writes overlap."""
+    """Where a step writes; no two of the arrays that it writes may overlap."""
     arrays, places = list(params), [f"parameter {name!r}" for name in names]
     for name, state in zip(names, states, strict=True):
         arrays += state.values()

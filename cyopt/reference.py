@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def attach(optimizer: Opt) -> Opt:
-    """Make `optimizer` run on NumPy and `cyopt.rules`; returns it. Slow, and the same bits."""
+    """Make `optimizer` run on NumPy and `cyopt.rules`; returns it. Slow, with the same bits."""
     optimizer.use_plan(Plan)
     return optimizer
 
@@ -39,7 +39,7 @@ def attach(optimizer: Opt) -> Opt:
 def round_scalars(scalars: dict[str, Any], dtype: np.dtype[Any]) -> SimpleNamespace:
     """The scalars as a kernel of `dtype` sees them, each rounded once."""
     real = dtype.type
-    with np.errstate(all="ignore"):  # a limit beyond the dtype is none
+    with np.errstate(all="ignore"):  # a limit beyond the dtype limits nothing
         numbers = {name: real(x) for name, x in scalars.items() if isinstance(x, float)}
     return SimpleNamespace(**numbers, zero=real(0))
 
@@ -102,7 +102,7 @@ class Plan:
         self._hypers = hypers
 
     def again(self, gate: object, params: Any, grads: Any, node: object, norms: bool) -> None:
-        """Never: for the reference everything is checked in full at each step."""
+        """Never: the reference checks everything in full at each step."""
 
     def same_params(self, params: Sequence[Any]) -> bool:
         """Never, likewise."""

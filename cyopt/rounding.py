@@ -1,4 +1,4 @@
-"""Hyperparameters in the dtype of a kernel, which sees each number rounded to it."""
+"""Whether hyperparameters keep their meaning in a kernel, which rounds them to its dtype."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from cyopt.hyper import Hyper
 
 # Fields of Hyper that must stay below 1 when a kernel rounds them, and what users call them.
 _RATES = {"momentum": "momentum", "beta1": "betas[0]", "beta2": "betas[1]"}
-# Factor of a step (`cyopt.rules.prepare`) -> the hyperparameters that make it.
+# Factor of a step (`cyopt.rules.prepare`) -> the hyperparameters that make it. The others are at
+# most 1 or, like `limit`, mean "none" when they are rounded to infinity.
 _CAUSES = {
     "s": ("grad_scale",),
     "k": ("lr", "weight_decay"),
@@ -22,19 +23,19 @@ _CAUSES = {
     "wd": ("weight_decay",),
     "eps": ("eps",),
     "eps_in": ("eps",),
-}  # the others are at most 1
+}
 
 
 class Limits(NamedTuple):
     """What a double must stay below, or above, to keep its meaning when it is rounded."""
 
-    infinite: float  # from here on rounded to infinity
-    one: float  # a fraction from here on is rounded to 1
+    infinite: float  # numbers from here on are rounded to infinity
+    one: float  # fractions from here on are rounded to 1
     tiny: float  # the smallest normal number
 
     @classmethod
     def of(cls, dtype: Any) -> Limits:
-        """Of a type; both first limits lie half a unit in the last place away."""
+        """The limits of a dtype, half a unit in the last place from its largest number and 1."""
         info = np.finfo(dtype)
         infinite = float(info.max) + 2.0 ** (info.maxexp - info.nmant - 2)
         return cls(infinite, 1 - float(info.eps) / 4, float(info.tiny))
@@ -44,7 +45,7 @@ LIMITS = {np.dtype(dtype): Limits.of(dtype) for dtype in (np.float32, np.float64
 
 
 def check_rounded(hyper: Hyper, dtype: np.dtype[Any]) -> None:
-    """A kernel of `dtype` sees each number rounded to it: that must keep the number's meaning."""
+    """Check that each number keeps its meaning when a kernel rounds it to `dtype`."""
     limits = LIMITS[dtype]
     for field, name in _RATES.items():
         value = getattr(hyper, field)
@@ -83,8 +84,8 @@ def _refuse_factor(
     causes: tuple[str, ...], x: float, hyper: Hyper, dtype: np.dtype[Any]
 ) -> NoReturn:
     given = [name for name in causes if not math.isnan(getattr(hyper, name))]
-    values = ", ".join(f"{name} {getattr(hyper, name)!r}" for name in given)
+    values = " and ".join(f"{name} is {getattr(hyper, name)!r}" for name in given)
     raise ValueError(
-        f"{values}: makes a factor {x!r} of the update, beyond the range of {dtype.name}; use"
-        " numbers of ordinary size, or float64 parameters"
+        f"{values}, which makes a factor of the update {x:.4g}, beyond the range of {dtype.name};"
+        " use numbers of ordinary size, or float64 parameters"
     )

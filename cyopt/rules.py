@@ -3,8 +3,8 @@
 A rule takes a parameter, its gradient after `prologue`, its state, all arrays (or NumPy scalars) of
 one dtype, and the scalars `h` of `prepare` rounded to that dtype. It returns the new parameter and
 state. The result is defined by these lines: operators are + - * / and sqrt, each rounded once, in
-the order written, and the two comparisons below. The C kernels give the same bits. What each scalar
-means is said in `src_c/cyopt.h`, at CYOPT_SCALARS.
+the order written, and the two comparisons below. The C kernels give the same bits. CYOPT_SCALARS in
+`src_c/cyopt.h` says what each scalar means.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Scalars = Any  # the numbers of `prepare` as attributes, and `zero`
 
 
 def maximum(a: Array, b: Array) -> Array:
-    """`a > b ? a : b`: fresh data second, so that a NaN in it stays."""
+    """`a > b ? a : b`: new data second, so that a NaN in it is kept."""
     return np.where(a > b, a, b)
 
 
@@ -159,7 +159,7 @@ def power_by_squaring(base: float, t: int) -> float:
 
 root = math.sqrt  # of doubles
 
-# The scalars that change from step to step. A GPU that counts its steps computes them by these.
+# The scalars that change from step to step. A GPU that counts its steps computes them with these.
 
 
 def decayed(lr: float, lr_decay: float, t: float) -> float:
@@ -254,8 +254,8 @@ CHUNK, LANES = 4096, 16
 def square_sum(x: Array) -> float:
     """The sum of the squares of a one-dimensional array, in double and in a fixed order.
 
-    Chunks of 4,096 numbers; number i of a chunk is added to sum i mod 16; the 16, then the chunks,
-    are added in pairs. `src_c/sides.inc` and `src_c/norms.c` say the same in C.
+    In chunks of 4,096 numbers, number i of a chunk is added to sum i mod 16; the 16, then the
+    chunks, are added in pairs. `src_c/sides.inc` and `src_c/norms.c` do the same in C.
     """
     return pairwise_sum(square_sums(x))
 
@@ -263,7 +263,7 @@ def square_sum(x: Array) -> float:
 def square_sums(x: Array) -> list[float]:
     """The sum of the squares of each chunk."""
     chunks = np.zeros((-(-x.size // CHUNK), CHUNK // LANES, LANES))
-    chunks.reshape(-1)[: x.size] = x  # what is missing is 0, whose addition changes nothing
+    chunks.reshape(-1)[: x.size] = x  # the padding is 0, which changes no sum
     sums = np.zeros((len(chunks), LANES))
     for i in range(CHUNK // LANES):
         sums = sums + chunks[:, i] * chunks[:, i]
@@ -271,7 +271,7 @@ def square_sums(x: Array) -> list[float]:
 
 
 def pairwise_sum(x: Array) -> float:
-    """The sum of neighbours, then of neighbouring sums, until one is left; 0 of nothing.
+    """Add neighbours, then neighbouring sums, until one is left; 0 if there are none.
 
     >>> pairwise_sum([1.0, 2.0, 3.0]) == (1.0 + 2.0) + 3.0
     True
@@ -285,7 +285,7 @@ def pairwise_sum(x: Array) -> float:
 
 
 def norm(sums: Iterable[float]) -> float:
-    """The root of the sum over all arrays, which are added from the smallest up.
+    """The root of the sum over all arrays, which are added in ascending order.
 
     Hence the order in which they are given does not matter.
 
@@ -296,7 +296,7 @@ def norm(sums: Iterable[float]) -> float:
 
 
 def clip_coefficient(scalars: Mapping[str, Any], norm: float) -> float:
-    """What `clip_norm` multiplies gradients of this norm with; a norm of NaN stays."""
+    """The factor by which `clip_norm` multiplies gradients of this norm; NaN for NaN."""
     if scalars["clip_norm"] == 0:
         return 1.0
     with np.errstate(all="ignore"):

@@ -37,7 +37,7 @@ class State(Mapping[str, Mapping[str, Array]]):
 
 
 class Averages(Mapping[str, Array]):
-    """The parameters' averages: `opt.averages[name]`. A read-only mapping of those there are."""
+    """The parameters' averages: `opt.averages[name]`. A read-only mapping of those that exist."""
 
     def __init__(self, state: State) -> None:
         self._state = state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-# What to do about another structure than the parameters had first, by argument.
+# What to do if the structure is not that of the parameters, by argument.
 _CURE = {
     "grads": "; give each parameter its gradient, or None to skip it",
     "params": "; give the same parameters at each step, or make a new optimizer for others",
@@ -62,7 +62,7 @@ def names(node: Node | None, prefix: str = "") -> list[str]:
 def leaves(tree: Tree, node: Node | None, argument: str) -> list[Any]:
     """The leaves of `tree` in the order of `names`, if it has the structure `node`.
 
-    Raises ValueError or TypeError that names the place in `argument` where it has not.
+    Raises ValueError or TypeError, which names the place in `argument` where it does not.
 
     >>> node = structure({"w": 1.0, "b": [2.0, 3.0]})
     >>> leaves({"b": ["x", "y"], "w": "z"}, node, "grads")
@@ -90,7 +90,7 @@ def tree_of(node: Node | None, leaves: Iterator[Any]) -> Tree:
 def _walk(tree: Tree, node: Node | None, place: str) -> Iterator[Any]:
     if node is None:
         if isinstance(tree, Mapping | list | tuple):
-            raise TypeError(f"{place} is a {type(tree).__name__}; expected one array or None")
+            raise TypeError(f"{place} is of type {type(tree).__name__}; expected one array or None")
         yield tree
         return
     children = _children(tree, node, place)
@@ -103,7 +103,7 @@ def _children(tree: Tree, node: Node, place: str) -> list[Any]:
     if node.is_mapping:
         if not isinstance(tree, Mapping):
             raise TypeError(
-                f"{place} is a {type(tree).__name__}; expected a mapping with the keys"
+                f"{place} is of type {type(tree).__name__}; expected a mapping with the keys"
                 f" {list(node.keys)!r}"
             )
         # Asking a defaultdict for a key that it lacks would add it.
@@ -117,16 +117,17 @@ def _children(tree: Tree, node: Node, place: str) -> list[Any]:
         missing = [key for key in node.keys if key not in tree]
         extra = [key for key in tree if key not in node.keys]
         raise ValueError(
-            f"{place} has not the keys of the parameters: missing {missing!r}, not known {extra!r}"
-            + _CURE.get(place.split("[")[0], "")
+            f"{place} does not have the keys of the parameters:"
+            f" missing {missing!r}, unexpected {extra!r}" + _CURE.get(place.split("[")[0], "")
         )
-    if not isinstance(tree, (list, tuple)):  # in half of the time of a union
+    if not isinstance(tree, (list, tuple)):  # in half the time of a union
         raise TypeError(
-            f"{place} is a {type(tree).__name__}; expected a list or tuple of {len(node.keys)}"
+            f"{place} is of type {type(tree).__name__}; expected a list or tuple of length"
+            f" {len(node.keys)}"
         )
     if len(tree) != len(node.keys):
         raise ValueError(
             f"{place} has {len(tree)} entries; expected {len(node.keys)}"
             + _CURE.get(place.split("[")[0], "")
         )
-    return list(tree)  # ours: what another thread puts into the caller's list does not matter
+    return list(tree)  # a copy, which another thread cannot change as it can the caller's list

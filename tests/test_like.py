@@ -32,7 +32,7 @@ def test_like_sets_what_its_arguments_would():
     ("call", "error", "cure"),
     [
         (lambda: cyopt.Adam.like("kears"), ValueError, "did you mean 'keras'"),
-        (lambda: cyopt.Optimizer.like("torch"), TypeError, "not of this class: .* Adam"),
+        (lambda: cyopt.Optimizer.like("torch"), TypeError, "not know this class: .* Adam"),
         (lambda: cyopt.SGD.like("chainer"), ValueError, "'chainer'.*known: torch"),
         (lambda: cyopt.AdaGrad.like("sklearn"), ValueError, "has no AdaGrad; it has SGD"),
         (lambda: cyopt.Adam.like("optax"), TypeError, "no default for lr.*pass lr="),

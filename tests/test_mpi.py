@@ -98,9 +98,9 @@ def test_what_is_wrong_is_told_and_changes_nothing():
         "gradient of 'b2' shares memory with parameter 'b2'",
         "the gradient of 'w2' was handed over by ready",
         r"gradient of 'b1' has shape \(69,\)",
-        "grads has not the keys of the parameters",
+        "grads does not have the keys of the parameters",
         "state",
-        "grads is a",
+        "grads is of type",
         "opt is Adam",
     ]
     for line, pattern in zip(done.stdout.splitlines(), 2 * expected, strict=True):

@@ -195,7 +195,7 @@ def test_a_key_that_holds_nan_is_refused():
 
 def test_a_key_that_is_an_array_is_answered_with_the_order_of_arguments():
     w = np.ones(2)
-    with pytest.raises(TypeError, match=r"first of update\(key, param, grad\)"):
+    with pytest.raises(TypeError, match=r"first argument of update\(key, param, grad\)"):
         cyopt.SGD().update(w, w, "w")
 
 

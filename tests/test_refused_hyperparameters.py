@@ -205,7 +205,7 @@ def test_a_factor_that_decay_makes_too_large_for_float32_is_refused():
     """Decay after the update multiplies the factor of the update once more."""
     numbers = {"lr": 3e33, "weight_decay": 1e-28, "betas": (0.0, 0.999), "eps_hat": True}
     after = {"decoupled_weight_decay": True, "weight_decay_order": "after"}
-    with pytest.raises(ValueError, match=r"weight_decay 1e-28: makes a factor 8.9"):
+    with pytest.raises(ValueError, match=r"weight_decay is 1e-28, which .* 9e\+38"):
         cyopt.Adam([np.zeros(1, np.float32)], **numbers, **after)
     w = np.zeros(1)
     opt = cyopt.Adam([w], **numbers, **after)
