@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(
     args: argparse.Namespace, more: Sequence[Any] = (), about: Mapping[str, str] | None = None
 ) -> int:
-    """Runs the benchmark, with `more` implementations beside cyopt's own; returns the exit code.
+    """Runs the benchmark, with `more` implementations besides cyopt's own; returns the exit code.
 
     `about` adds to the description of the machine, such as the versions of what is measured.
     """
