@@ -1,4 +1,4 @@
-"""`python bench`: the tool of `python -m cyopt bench`, with other libraries beside it."""
+"""`python bench`: the benchmark of `python -m cyopt bench`, with other libraries beside cyopt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if __name__ == "__main__":
         "--bars",
         action="store_true",
         help="measure what cyopt promises instead: each bar, and the figure. Whether they hold is"
-        " printed, and no part of the exit code",
+        " printed, and does not affect the exit code",
     )
     parser.add_argument(
         "--hosts",
@@ -34,19 +34,19 @@ if __name__ == "__main__":
     plain = parser.parse_args([])
     for name in ("only", "unit", "device", "quick", "plot"):
         if (args.bars or args.hosts is not None) and getattr(args, name) != getattr(plain, name):
-            parser.error(f"--{name} has no meaning beside --bars or --hosts: leave it out")
+            parser.error(f"--{name} has no meaning with --bars or --hosts: leave it out")
 
     if args.hosts is not None:
         from hosts.app import run
 
         sys.exit(run(args.hosts or list(HOSTS), args.json))
 
-    # After the arguments, and not for --help.
+    # Imported after the arguments are parsed, and not for --help.
     from peers import HOW, HOW_ON_GPU, load
 
     on_gpu = args.device == "cuda"
     if not on_gpu:
-        print("Importing the peers; DeepSpeed compiles its kernel in a minute.", file=sys.stderr)
+        print("Importing the peers; DeepSpeed compiles its kernel, for a minute.", file=sys.stderr)
     peers = load(args.device)
     if peers.missing:
         missing = "; ".join(f"{peer} ({how})" for peer, how in peers.missing.items())

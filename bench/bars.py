@@ -52,7 +52,7 @@ class Bar(NamedTuple):
 
 
 class Row:
-    """A bar and its figures: of each case one, or three if the first breaks the bar."""
+    """A bar and its figures: one for each case, or three if the first breaks the bar."""
 
     def __init__(self, bar: Bar) -> None:
         self.bar = bar
@@ -96,7 +96,7 @@ def bars(m: Measured) -> list[Bar]:
         return Bar(f"a step in all, {workload.name}", 1, limit, "us", values, at_most=True)
 
     def option(name: str, streams: int, threads: int) -> Bar:
-        """Its own streams beside the seven of Adam, and 5 %."""
+        """The streams of the option besides the seven of Adam, and 5 %."""
         limit = 1 + streams / RULES["adam"].streams + 0.05
         values = partial(m.over_plain, name, threads)
         text = f"step with {name} over a plain one, n >= 10M"
@@ -173,7 +173,7 @@ def report(
 
 
 def look(rows: Sequence[Row], measured: Measured, title: str, console: Console) -> None:
-    """Measure each row once, its broken cases anew; each with the settings of before."""
+    """Measure each row once, its broken cases again; each with the original settings."""
     before = _cpu.get_config()
     measured.forget({case for row in rows for case in row.broken()})
     for row in track(rows, title, console=console, transient=True, auto_refresh=False):

@@ -34,7 +34,7 @@ from cyopt.bench.workloads import Workload, model, one_array
 
 EFFORT = Effort(rounds=15, least=5, sample=4e-3, budget=2.5)
 LARGE = (10_000_000, 40_000_000)
-# Just behind where a second thread begins, by the costs of the rules, and on.
+# Just past the sizes at which a second thread starts, by the costs of the rules, and beyond.
 AROUND_TWO_THREADS = (105_000, 131_000, 210_000, 263_000, 350_000, 420_000, 525_000, 700_000)
 BEYOND_TWO_THREADS = (875_000, 1_050_000, 2_000_000, 4_000_000, *LARGE)
 SMALL_MODELS = (model("digits"), one_array(20_000))
@@ -43,14 +43,14 @@ SIX = Workload("6 arrays of 16", [(16,)] * 6)
 
 
 class Value(NamedTuple):
-    """A figure, and of which case."""
+    """A figure, and its case."""
 
     figure: float
     where: str
 
 
 def best_cyopt(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
-    """Cyopt with the instruction set that it chooses by itself, and the twin."""
+    """Steps of cyopt, with the instruction set that it chooses by itself, and of the twin."""
     return (s for s in cyopt_and_twin(case, threads) if s.name in (DEFAULT_CYOPT, TWIN))
 
 
@@ -78,7 +78,7 @@ class Measured:
         key = (rule, dtype, workload.name, *implementations, *threads)
         if key not in self.cases:
             self.cases[key] = []
-            gc.collect()  # the last case: its subjects and their closures refer to each other
+            gc.collect()  # the last case: its subjects and their closures form cycles
             if fits(RULES[rule], dtype, workload, len(implementations)):
                 case = Case(RULES[rule], dtype, workload)
                 self.cases[key], wrong = run_case(
@@ -152,7 +152,7 @@ class Measured:
                 yield Value(times, describe(record))
 
     def two_threads(self) -> Iterator[Value]:
-        """Two threads / one thread, every rule and dtype, where the second one begins to pay."""
+        """Two threads / one thread, every rule and dtype, where the second one starts to pay."""
         sizes = (*AROUND_TWO_THREADS, *BEYOND_TWO_THREADS)
         for rule, dtype, n in product(RULES, DTYPES, sizes):
             found = self.case(rule, dtype, one_array(n), [best_cyopt], [1, 2])
@@ -220,7 +220,7 @@ def python_threads(
 ) -> Iterator[Value]:
     """Steps per second of Python threads with an optimizer each / those of one, times the CPUs.
 
-    The arrays of all threads fit into the cache together: this asks whether the GIL is free.
+    The arrays of all threads fit into the cache together: this shows whether the GIL is free.
     """
     cpus = min(count, cyopt.get_num_threads())
     cyopt.set_num_threads(1)
@@ -232,7 +232,7 @@ def python_threads(
 
 
 def steps_per_second(threads: int, n: int, steps: int) -> float:
-    """Of all threads together, from the first step to the last."""
+    """Steps per second of all threads together, from the first step to the last."""
     begin = threading.Barrier(threads + 1)
 
     def train() -> None:

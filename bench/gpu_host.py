@@ -1,8 +1,8 @@
-"""`python bench/gpu_host.py`: the host's time of an Adam step of arrays on a GPU, many and small.
+"""`python bench/gpu_host.py`: the host's time of an Adam step of many small arrays on a GPU.
 
-Timed until `step` returns, over calls in a row before which the GPU is idle. Beside it: each
-array's address, in its library's fastest way; all by which a step knows an array again (address,
-form, whether torch negates it); torch's own step. Medians of interleaved rounds.
+Timed until `step` returns, over consecutive calls that start with the GPU idle. For comparison:
+reading each array's address in its library's fastest way; reading all by which a step recognizes an
+array (address, form, whether torch negates it); torch's own step. Medians of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Timed = tuple[str, Callable[[], Any]]
 
 
 def own(n: int) -> Iterator[Timed]:
-    """Arrays of cyopt itself."""
+    """The arrays of cyopt itself."""
     ones = np.ones(SIZE, np.float32)
     params, grads = ([DeviceArray.from_host(ones, 0) for _ in range(n)] for _ in range(2))
     yield from _steps("cyopt's arrays", params, grads, lambda array: array.identity[0])
 
 
 def cupy(n: int) -> Iterator[Timed]:
-    """CuPy's arrays."""
+    """Arrays of CuPy."""
     import cupy
 
     params, grads = ([cupy.ones(SIZE, cupy.float32) for _ in range(n)] for _ in range(2))
@@ -48,7 +48,7 @@ def cupy(n: int) -> Iterator[Timed]:
 
 
 def numba(n: int) -> Iterator[Timed]:
-    """Numba's arrays."""
+    """Arrays of Numba."""
     from numba import cuda
 
     ones = np.ones(SIZE, np.float32)
@@ -57,7 +57,7 @@ def numba(n: int) -> Iterator[Timed]:
 
 
 def torch(n: int) -> Iterator[Timed]:
-    """Tensors of torch: stepped by cyopt, by its optimizer in torch's place, and by torch's."""
+    """Tensors of torch: stepped by cyopt, by its replacement for torch's Adam, and by torch's."""
     import torch
 
     from cyopt.integrations import torch as integration
@@ -100,7 +100,7 @@ def main() -> None:
     about = "The host's time of an Adam step of many small arrays on a GPU, until it returns."
     parser = argparse.ArgumentParser("python bench/gpu_host.py", description=about)
     parser.add_argument(
-        "--json", type=output_file(".json"), metavar="FILE", help="write all seconds there"
+        "--json", type=output_file(".json"), metavar="FILE", help="where to save all seconds"
     )
     args = parser.parse_args()
     console = Console()

@@ -1,8 +1,8 @@
 """`python bench/gpu_options.py`: what the options of an Adam step cost on a GPU.
 
 Medians of interleaved rounds, each of several steps until the GPU has done them. Beside a step's
-time: how many plain steps that is, and how many plain steps' bytes it moves. A plain step reads and
-writes 7 numbers per element, and each option some more.
+time: how many plain steps take as long, and how many plain steps move as many bytes. A plain step
+reads and writes 7 numbers per element, and each option some more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROUNDS, CALLS = 9, 10
 
 
 class Option(NamedTuple):
-    """An option, and how many numbers per element it reads and writes beside a plain step's."""
+    """An option, and how many numbers per element it reads and writes besides a plain step's."""
 
     arguments: dict[str, Any]  # of the optimizer
     more: int
@@ -50,16 +50,16 @@ OPTIONS = {
     "zero_grads": Option({"zero_grads": True}, 1),
     "ema": Option({"ema": 0.999}, 2),
     "capturable": Option({"capturable": True}, 0),
-    # A copy of the parameters; how far they moved from it; where they are.
+    # A copy of the parameters; how far they moved from it; their norm.
     "norms=True": Option({}, 1 + 2 + 2 + 1, norms=True),
 }
 WORKLOADS = {"64M": partial(one_array, 64_000_000), "resnet50": partial(model, "resnet50")}
 
 
 def steps(workload: Workload, dtype: str) -> dict[str, Callable[[], Any]]:
-    """A step with each option, over random numbers: of zeros, division and root take longer.
+    """A step with each option, over random numbers: with zeros, division and root take longer.
 
-    `zero_grads` has gradients of its own, zeros from its second step on; its state is not zeros.
+    `zero_grads` has its own gradients, zero from its second step on; its state is not zero.
     """
     numbers = np.random.default_rng(0).standard_normal(1 << 20).astype(dtype)
     arrays = [np.resize(numbers, shape) for shape in workload.shapes]
@@ -85,7 +85,7 @@ def measure(workload: Workload, dtype: str) -> dict[str, list[float]]:
         for name, step in timed.items():
             step()
             wait()
-            stepping, waiting = Timer(step), Timer(wait)  # before, as making them takes time
+            stepping, waiting = Timer(step), Timer(wait)  # made before: that takes time
             seconds[name].append((stepping.timeit(CALLS) + waiting.timeit(1)) / CALLS)
     return seconds
 
@@ -100,7 +100,7 @@ def main() -> None:
     about = "What the options of an Adam step cost on a GPU."
     parser = argparse.ArgumentParser("python bench/gpu_options.py", description=about)
     parser.add_argument(
-        "--json", type=output_file(".json"), metavar="FILE", help="write all seconds there"
+        "--json", type=output_file(".json"), metavar="FILE", help="where to save all seconds"
     )
     args = parser.parse_args()
     console = Console()

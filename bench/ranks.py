@@ -1,6 +1,6 @@
-"""`mpiexec -n 2 python bench/ranks.py`: a step of several ranks, with all that they send.
+"""`mpiexec -n 2 python bench/ranks.py`: a step of several ranks, with all communication.
 
-Beside it the plain collective of as many bytes and the step alone; and torch's
+For comparison: plain collectives of as many bytes with the step alone; and torch's
 DistributedDataParallel over gloo with its fused Adam, and with ZeroRedundancyOptimizer. Adam in
 float32; each rank has one thread. A time is the slowest rank's.
 """
@@ -37,7 +37,7 @@ PEER = {PLAIN: DDP, SHARD: ZERO}
 
 
 def arrays(workload: Workload) -> tuple[list[Any], list[Any]]:
-    """Parameters and gradients, written, so that all their memory is there."""
+    """Parameters and gradients, written to, so that all their memory is allocated."""
     rng = np.random.default_rng(COMM.rank)
     grads = [rng.standard_normal(shape, np.float32) for shape in workload.shapes]
     return [np.ones(shape, np.float32) for shape in workload.shapes], grads
@@ -53,13 +53,13 @@ def ours(params: list[Any], grads: list[Any]) -> dict[str, Step]:
 
 
 def plain_ones(workload: Workload) -> dict[str, Step]:
-    """The bytes moved by one collective over one array each, and a step over as many numbers."""
+    """The same bytes moved by collectives over a single array, and a step over as many numbers."""
     size = -(-workload.elements // COMM.size) * COMM.size
     buffer = np.random.default_rng(0).standard_normal(size, np.float32)
     part = np.empty(size // COMM.size, np.float32)
     param = np.ones_like(buffer)
     whole, own = cyopt.Adam([param]), cyopt.Adam([param[: part.size]])
-    scale = np.float32(1 / COMM.size)  # so that numbers stay ordinary
+    scale = np.float32(1 / COMM.size)  # so that numbers stay in range
 
     def plain() -> None:
         COMM.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
@@ -133,14 +133,14 @@ def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
             begin = time.perf_counter()
             step()
             took = COMM.allreduce(time.perf_counter() - begin, MPI.MAX)
-            if turn:  # the first one makes memory
+            if turn:  # the first one allocates memory
                 seconds[name].append(took)
     return seconds
 
 
 def rows(workload: Workload, rounds: int) -> dict[str, list[float]]:
-    """All of a workload."""
-    shared = arrays(workload)  # for GPT-2 to fit in memory
+    """All times of a workload."""
+    shared = arrays(workload)  # so that GPT-2 fits in memory
     steps = {**plain_ones(workload), **ours(*shared)}
     try:
         steps.update(torchs(*shared))
@@ -151,7 +151,7 @@ def rows(workload: Workload, rounds: int) -> dict[str, list[float]]:
 
 
 def table(name: str, seconds: dict[str, list[float]]) -> Table:
-    """A line for each, and what it is of the plain one and of its peer."""
+    """A line for each, compared with the plain one and with its peer."""
     heads = "", "a step", "spread", "of the plain one", "torch's / cyopt's"
     title = f"{name}, {COMM.size} ranks"
     grid = Table(*heads, box=box.SIMPLE_HEAD, title=title, title_justify="left")

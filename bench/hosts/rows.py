@@ -16,23 +16,23 @@ Shape = tuple[int, ...]
 class Side(NamedTuple):
     """One of the two optimizers at work."""
 
-    train: Callable[[], float]  # from the same start each time; the loss that it comes to
+    train: Callable[[], float]  # from the same start each time; returns the final loss
     step: Callable[[], object]  # the row's `steps` of the optimizer alone
 
 
 class Row(NamedTuple):
     """A line of the table."""
 
-    own: str  # what stands beside cyopt
+    own: str  # what cyopt is compared with
     task: str
     shapes: Sequence[Shape]  # of the parameters
-    tolerance: float  # how far apart the two losses may be, as a part of the loss
+    tolerance: float  # how far apart the two losses may be, relative to the loss
     sides: Callable[[], tuple[Side, Side]]  # the host's own, and cyopt's
-    steps: int = 20  # so many that what begins and ends them does not count
+    steps: int = 20  # so many that their fixed costs do not matter
 
     @property
     def numbers(self) -> int:
-        """How many the parameters are together."""
+        """The number of elements of all parameters."""
         return sum(map(prod, self.shapes))
 
 

@@ -17,8 +17,8 @@ from cyopt.integrations.sklearn import accelerate
 from .data import digits, reviews
 from .rows import Row, Shape, Side, drawn, perceptron
 
-# float64 is the same to the bit, and so is "sgd". Of "adam", float32, scikit-learn computes the
-# last part of a step in float64, and the fits drift apart.
+# float64 has the same bits, and so has "sgd". For float32 "adam", scikit-learn computes the last
+# part of a step in float64, and the fits drift apart.
 TOLERANCE = {("adam", "float32"): 1e-3}
 OPTIMIZERS = {"adam": AdamOptimizer, "sgd": SGDOptimizer}
 T = TypeVar("T")
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @cache
 def text(features: int, dtype: str) -> tuple[Any, Any]:
-    """TF-IDF of single characters and of two or three beside each other, and the labels."""
+    """TF-IDF of sequences of one to three characters, and the labels."""
     texts, labels = reviews()
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), max_features=features)
     return vectorizer.fit_transform(texts).astype(dtype), labels

@@ -20,9 +20,9 @@ TOLERANCE = 1e-4
 
 
 def steps_of(optimizer: Any, shapes: Sequence[Shape], steps: int) -> Callable[[], None]:
-    """Steps with a copy of each gradient before, which the optimizer sets to zero.
+    """Steps, each after a copy of the gradients, which the optimizer sets to zero.
 
-    Without, the moments would decay to subnormal numbers while they are timed.
+    Without the copy, the moments would decay to subnormal numbers while they are timed.
     """
     params, grads = drawn(shapes, "float32", 0), drawn(shapes, "float32", 1)
     lists = [

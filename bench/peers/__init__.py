@@ -1,8 +1,8 @@
 """What else takes an optimizer's step, as implementations for `cyopt.bench`: a file per library.
 
 All of them work on the case's own arrays where the library can; those of `peers.gpu` on copies of
-them in the GPU's memory. A peer is left out for a rule that it has in a form which other scalars
-cannot make equal to torch's.
+them in the GPU's memory. A peer is left out for a rule if no choice of scalars makes its form equal
+to torch's.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # DeepSpeed sets this to 1 where it is not set, and then each step of torch's optimizers asks NVML
 # for a GPU: 120 us instead of 33 for a fused step of 100 elements.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "0")
-# Numba warns of each small grid; small arrays are what is measured.
+# Numba warns about each small grid; small arrays are what is measured.
 os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
 
-# Module in this folder, named like the library -> how to have it. Torch comes first, since the
+# Module in this folder, named like the library -> how to install it. Torch comes first, since the
 # others then find its OpenMP runtime loaded, and one thread pool serves them all.
 HOW = {
     "torch": "pip install torch",
@@ -35,7 +35,7 @@ HOW = {
     "optax": "pip install optax",
     "thinc": "pip install thinc",
 }
-# The same of `peers.gpu`.
+# The same for `peers.gpu`.
 HOW_ON_GPU = {
     "torch": "pip install torch, of a build for CUDA",
     "cupy": "pip install cupy-cuda13x",
@@ -44,7 +44,7 @@ HOW_ON_GPU = {
 
 
 class Peers(NamedTuple):
-    """What is there of them."""
+    """The peers that could be imported, and the others."""
 
     implementations: list[Implementation]
     clipping: list[Implementation]  # those that clip the gradients first

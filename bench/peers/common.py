@@ -19,7 +19,7 @@ EPS, ADAGRAD_EPS = 1e-8, 1e-10
 
 
 def adam_scalars(t: int) -> tuple[float, float]:
-    """Of step t from 1: lr / (1 - beta1^t), and 1 / sqrt(1 - beta2^t)."""
+    """The scalars of step t, from 1: lr / (1 - beta1^t), and 1 / sqrt(1 - beta2^t)."""
     return LR / (1 - BETA1**t), 1 / math.sqrt(1 - BETA2**t)
 
 
@@ -34,8 +34,8 @@ _states: WeakKeyDictionary[Case, list[list[Array]]] = WeakKeyDictionary()
 def arrays(case: Case) -> list[list[Array]]:
     """Lists of flat arrays: parameters, gradients, then each state of the rule.
 
-    The peers that take state as NumPy arrays share it, as they share parameters and gradients: from
-    whatever state, a step takes the same time, and large models fit in memory.
+    The peers that take state as NumPy arrays share it, as they share parameters and gradients: a
+    step takes the same time from any state, and large models fit in memory.
     """
     params = flat(case.params)
     if case not in _states:

@@ -18,9 +18,9 @@ from cyopt.bench.implementations import Implementation, Subject
 
 from .common import ADAGRAD_EPS, ALPHA, BETA1, BETA2, EPS, MU, arrays, counted
 
-# Each has a parameter, its gradient, its state in the order of cyopt.rules.RULES, and the step from
-# 1. Scalars are cast, since a float64 would make the whole line float64. What is stored is not read
-# from the array again: that takes 2.6 times as long where arrays are not aligned to a cache line.
+# Each takes a parameter, its gradient, its state in the order of cyopt.rules.RULES, and the step
+# from 1. Scalars are cast, since a float64 would make the whole line float64. Stored values are not
+# read back: that takes 2.6 times as long where arrays are not aligned to a cache line.
 # `prange` is `range` unless compiled with parallel=True.
 
 
@@ -168,7 +168,7 @@ def compiled_for_lists(rule: str, parallel: bool) -> Any:
 def loop(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """One array: a call. More: one call with typed lists, faster from 6 arrays on.
 
-    On several threads each array is a parallel loop of its own.
+    On several threads each array has its own parallel loop.
     """
     lists = arrays(case)
     for n in threads:

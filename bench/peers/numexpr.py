@@ -13,7 +13,7 @@ from cyopt.bench.implementations import Implementation, Subject
 
 from .common import ADAGRAD_EPS, ALPHA, BETA1, BETA2, EPS, MU, adam_scalars, arrays, counted
 
-os.environ.setdefault("NUMEXPR_MAX_THREADS", str(os.cpu_count()))  # it stops at 16 by itself
+os.environ.setdefault("NUMEXPR_MAX_THREADS", str(os.cpu_count()))  # its default is at most 16
 
 import numexpr
 

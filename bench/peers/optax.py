@@ -20,7 +20,7 @@ from .common import ALPHA, MU
 jax.config.update("jax_enable_x64", True)  # otherwise float64 becomes float32
 
 # Without AdaGrad, whose eps is inside the root, and amsgrad, which takes the maximum of v after its
-# bias is corrected. rmsprop's momentum has lr inside, the same for an lr that does not change.
+# bias is corrected. rmsprop's momentum includes lr, the same if lr does not change.
 RMSPROP = partial(optax.rmsprop, LR, ALPHA, eps_in_sqrt=False)
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": partial(optax.sgd, LR),
@@ -36,7 +36,7 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
 
 @cache
 def device(threads: int) -> Any:
-    """A CPU device with a thread pool of its own: jax fixes a pool's size when it makes a client.
+    """A CPU device with its own thread pool: jax fixes a pool's size when it makes a client.
 
     Not asynchronous, as with `jax_cpu_enable_async_dispatch=False`: each step is waited for, and
     handing a small one to another thread takes longer than the step.
@@ -88,7 +88,7 @@ class Model:
 
 
 def jitted(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
-    """`optimizer.update` and `apply_updates` in one jitted function, until the result is there."""
+    """`optimizer.update` and `apply_updates` in one jitted function, until the result is ready."""
     if case.rule.name not in OPTIMIZERS:
         return
     for n in threads:

@@ -20,7 +20,7 @@ def ops_adam(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """`NumpyOps.adam` for each array, and a copy of the gradient, which it sets to zero.
 
     Without the copy the moments would decay to subnormal numbers while it is timed. It moves 8
-    bytes for an element, beside the 40 of thinc's three passes.
+    bytes per element, besides the 40 of thinc's three passes.
     """
     if 1 not in threads or case.rule.name != "adam" or case.dtype.name != "float32":
         return

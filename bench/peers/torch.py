@@ -34,7 +34,7 @@ def foreach(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """`foreach=True`: each operation over the whole list, one after the other.
 
     Not for Nesterov, where it adds the momentum to the gradients themselves: a second step from the
-    same gradients is another one.
+    same gradients is a different one.
     """
     if case.rule.name == "nesterov":
         return []
@@ -42,7 +42,7 @@ def foreach(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
 
 
 def clip_and_fused(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
-    """The norm of all gradients limited, by more than it is: as it scales them all the same."""
+    """The norm of all gradients, clipped to a limit above it: torch scales them all the same."""
     for subject in fused(case, threads):
         subject.name = "torch clip + fused"
         subject.statement = f"clip(params, 1e30); {subject.statement}"
@@ -67,7 +67,7 @@ def _optimizer(case: Case, threads: Sequence[int], way: str) -> Iterable[Subject
 
 
 def kernel(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
-    """`torch._fused_adam_` alone. It wants a step tensor for each parameter: one serves all."""
+    """`torch._fused_adam_` alone. It needs a step tensor for each parameter; all share one."""
     if case.rule.cls is not cyopt.Adam:
         return
     lists = [list(map(torch.from_numpy, row)) for row in arrays(case)]

@@ -23,11 +23,11 @@ LIBRARIES = {
     "rich": "rich",
 }
 
-MODELS_END = "-models"  # of the name of the second picture
+MODELS_END = "-models"  # ends the name of the second picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the benchmark's arguments on a parser of the caller's."""
+    """Declares the benchmark's arguments on the caller's parser."""
     parser.description = (
         "Time one optimizer step: NumPy as people write it, NumPy without temporaries, cyopt with"
         " each instruction set, and the traffic twin, which moves the same bytes and computes next"
@@ -48,14 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="WHAT",
         help="any of: rules (adam), dtypes (float32), sizes (10M), models (resnet50), threads (1t,"
-        " all), as in: --only adam float32 1M 10M resnet50 1t. A kind of which none is named is"
+        " all), as in: --only adam float32 1M 10M resnet50 1t. A kind that is not named is"
         " measured in full; sizes and models are one kind. An unknown word lists all",
     )
     add(
         "--unit",
         choices=UNITS,
         default="time",
-        help="what the tables' cells are: the time of a step, nanoseconds per element, or GB/s",
+        help="what the tables show: the time of a step, nanoseconds per element, or GB/s",
     )
     add(
         "--device",
@@ -78,9 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(
     args: argparse.Namespace, more: Sequence[Any] = (), about: Mapping[str, str] | None = None
 ) -> int:
-    """Runs the benchmark, with `more` implementations than cyopt's own; returns the exit code.
+    """Runs the benchmark, with `more` implementations besides cyopt's own; returns the exit code.
 
-    `about` says more about the machine, such as the versions of what is measured.
+    `about` adds to the description of the machine, such as the versions of what is measured.
     """
     if not libraries_are_there("bench", LIBRARIES):
         return 1
@@ -93,7 +93,7 @@ def main(
 
 
 def _term(text: str) -> Any:
-    """The type of an argument: importing what knows the words is left to who uses one."""
+    """The type of an argument; the module that knows the words is imported when one is used."""
     from cyopt.bench.selection import term
 
     return term(text)

@@ -63,15 +63,13 @@ def introduce(
     more: Mapping[str, str],
     how_to_read: str,
 ) -> report.Results:
-    """Print the machine and how to read the tables; returns results yet empty."""
+    """Print the machine and how to read the tables; returns empty results."""
     load = machine.load()
     about = machine.describe(load)
     about.update(more)
     console.print(str(about), highlight=False, markup=False)
     if load.is_busy:
-        console.print(
-            f"\nThe machine is busy ({load}): run again when nothing else does.", style="yellow"
-        )
+        console.print(f"\nThe machine is busy ({load}): run again once it is idle.", style="yellow")
     console.print(f"\n{how_to_read}\n", highlight=False)
     return report.Results(about, {**selection.as_dict(), **effort._asdict()})
 
@@ -122,13 +120,13 @@ class Measurement:
                 self.rule(rule, dtype)
 
     def rule(self, rule: Rule, dtype: str) -> None:
-        """All workloads and their tables; after an error or Ctrl-C those that there are."""
+        """All workloads and their tables; after an error or Ctrl-C, those measured so far."""
         records: list[Record] = []
         try:
             for workload in self.selection.workloads:
                 name = f"{rule.name} {dtype} {workload.name}"
                 self.progress.update(self.task, description=name, refresh=True)
-                gc.collect()  # the last case: its subjects and their closures refer to each other
+                gc.collect()  # the last case: its subjects and their closures form cycles
                 if fits(rule, dtype, workload, len(self.implementations)):
                     records += self.case(Case(rule, dtype, workload))
                 else:
@@ -151,5 +149,5 @@ class Measurement:
 
 
 def weight(workload: Workload) -> int:
-    """The part of a case in the progress: large ones take time by their size, small ones alike."""
+    """A case's part of the progress: large ones take time by their size, small ones the same."""
     return workload.elements + _SMALL

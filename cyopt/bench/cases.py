@@ -1,4 +1,4 @@
-"""A rule over a workload in one dtype: the arrays, and what some steps over them must give."""
+"""A rule over a workload in one dtype: the arrays, and the result that some steps must give."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cyopt.rules import RULES as FORMULAS
 Array = np.ndarray[Any, Any]
 
 LR = 1e-3
-# The gradients of the steps that are checked, as factors of those that are timed: another sign, and
-# a size after which second moments shrink. Under equal gradients Adam is the sign of the gradient,
-# and amsgrad is Adam.
+# The gradients of the checked steps, as multiples of the timed ones: another sign, and a size after
+# which second moments shrink. With equal gradients Adam's update is the sign of the gradient, and
+# amsgrad's is Adam's.
 CHECKED_STEPS = (1.0, -0.01, 0.01)
 _PERIOD = 1 << 20  # numbers drawn; longer arrays repeat them
 _BLOCK = 1 << 16  # elements at a time in the reference, so that its temporaries fit a cache
@@ -32,7 +32,7 @@ class Rule(NamedTuple):
 
     @property
     def streams(self) -> int:
-        """Arrays read plus arrays written: parameter and state both, the gradient once."""
+        """Arrays read plus arrays written: parameter and state count twice."""
         return 3 + 2 * sum(1 for state in FORMULAS[self.name].state if state)
 
     def optimizer(self, params: Sequence[Any]) -> Optimizer:
@@ -94,7 +94,7 @@ class Case:
 
     @property
     def bytes(self) -> int:
-        """What one step reads and writes."""
+        """The bytes that one step reads and writes."""
         return self.rule.streams * self.dtype.itemsize * self.workload.elements
 
     def error(self, params: Sequence[Array]) -> float:
@@ -107,7 +107,7 @@ class Case:
 
 
 def fill(arrays: Sequence[Array], values: Array) -> None:
-    """Write `values` into each array, again and again to its end."""
+    """Fill each array with `values`, repeated as often as needed."""
     for array in arrays:
         flat = array.reshape(-1)
         for i in range(0, flat.size, values.size):

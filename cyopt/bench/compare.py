@@ -1,4 +1,4 @@
-"""Records beside each other: which cyopt stands for it, and how two of one case compare."""
+"""Comparing records: which one represents cyopt, and how two of one case compare."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cyopt.bench.timing import ratio
 
 T = TypeVar("T")
 
-UNSTEADY = 0.1  # a spread from which on a time is marked
+UNSTEADY = 0.1  # the spread above which a time is marked
 
 
 def unique(values: Iterable[T]) -> list[T]:
@@ -40,19 +40,19 @@ DEFAULT_CYOPT = f"{CYOPT} {_cpu.ISAS_AVAILABLE[0]}"
 
 
 def default_cyopt(case: Sequence[Record], threads: int) -> Record | None:
-    """Cyopt on the GPU, or with the instruction set that it chooses by itself."""
+    """The record of cyopt on the GPU, or with the instruction set that it chooses by itself."""
     return find(case, ON_GPU, threads) or find(case, DEFAULT_CYOPT, threads)
 
 
 def times_faster(record: Record, than: Record | None) -> float | None:
-    """How many times `record` is as fast: a share, where the other one is a roof."""
+    """How many times as fast `record` is as `than`; if that is a roof, a share of it."""
     return ratio(than.seconds, record.seconds) if than else None
 
 
 def steadiness(records: Iterable[Record]) -> tuple[int, int]:
-    """How many times of cyopt and the twin are unsteady, and of how many.
+    """How many of the times of cyopt and the twin are unsteady, and how many there are.
 
-    Those do the same thing every time and allocate nothing: what spreads them is something else.
+    These two do the same thing every time and allocate nothing: their spread has other causes.
     """
     spreads = [r.spread for r in records if r.implementation.startswith((CYOPT, TWIN))]
     return sum(spread > UNSTEADY for spread in spreads), len(spreads)

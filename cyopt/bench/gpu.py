@@ -34,14 +34,14 @@ def subject(
     exact: bool = False,
     waits: bool = True,
 ) -> Subject:
-    """A subject whose time ends when the GPU has done its steps, or when Python goes on."""
+    """A subject whose time ends when the GPU has done its steps, or when Python continues."""
     wait = device().wait
     own = (start, wait, results, exact, read_grads)
     return Subject(name, statement, names, 1, *own, finish=wait, times_finish=waits)
 
 
 def cyopt_on_gpu(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
-    """A step until the GPU has done it, and until Python goes on."""
+    """A step, timed until the GPU has done it, and until it returns."""
     params = [DeviceArray.from_host(param, 0) for param in case.params]
     grads = [DeviceArray.from_host(grad, 0) for grad in case.grads]
     names: dict[str, Any] = {"grads": grads}
@@ -61,7 +61,7 @@ def cyopt_on_gpu(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
 
 
 def copy(arrays: Sequence[Array], on_gpu: Sequence[DeviceArray]) -> None:
-    """The elements of each array to where it is on the GPU."""
+    """Copy each array to its counterpart on the GPU."""
     for array, place in zip(arrays, on_gpu, strict=True):
         place.set(array)
 
@@ -69,7 +69,7 @@ def copy(arrays: Sequence[Array], on_gpu: Sequence[DeviceArray]) -> None:
 def device_copy(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
     """The step's bytes moved by the driver's copy within the GPU: half of them read, half written.
 
-    Its work is one call, however many arrays there are.
+    It is one call, however many arrays there are.
     """
     gpu = device()
     nbytes = case.bytes // 2

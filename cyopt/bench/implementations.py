@@ -26,12 +26,12 @@ class Subject:
     statement: str
     namespace: dict[str, Any]  # the names in `statement`
     threads: int = 1
-    start: Callable[[], None] = lambda: None  # begins anew, with zero state, before the check
+    start: Callable[[], None] = lambda: None  # starts again, with zero state, before the check
     prepare: Callable[[], None] = lambda: None  # before each use, not timed: sets the threads
     results: Callable[[], Sequence[Array]] | None = None  # the parameters; None: nothing to check
     exact: bool = False  # the results must have the same bits as the reference's
-    read_grads: Callable[[], None] = lambda: None  # the gradients have changed; for copies of them
-    finish: Callable[[], None] | None = None  # waits for what the calls have begun
+    read_grads: Callable[[], None] = lambda: None  # updates copies of the gradients
+    finish: Callable[[], None] | None = None  # waits for what the calls have started
     times_finish: bool = True
 
 
@@ -42,10 +42,10 @@ Implementation = Callable[[Case, Sequence[int]], Iterable[Subject]]
 AS_WRITTEN = "NumPy as written"
 CYOPT, TWIN, COPY, TRIAD, DAXPY = "cyopt", "traffic twin", "memcpy", "triad", "a += q*b"
 READ, DEVICE_COPY = "a read-only pass", "copy on the GPU"
-ROOFS = (TWIN, COPY, TRIAD, DAXPY, READ, DEVICE_COPY)  # what computes nothing, and so has no result
+ROOFS = (TWIN, COPY, TRIAD, DAXPY, READ, DEVICE_COPY)  # compute nothing, so have no result
 ON_GPU, HOST_ALONE = f"{CYOPT} on the GPU", f"{CYOPT}, until it returns"
 ROOF_BYTES = 1 << 30  # of memory for the roof, beyond any cache; more is moved in several passes
-# Bytes of a step from which on a roof is measured, on one thread and on several, whose start by
+# Bytes of a step from which a roof is measured, on one thread and on several: starting these from
 # Python takes some 0.1 ms.
 _ROOF_FROM, _PARALLEL_ROOF_FROM = 8_000_000, 100_000_000
 
@@ -86,17 +86,17 @@ KERNELS = _cpu.get_config()["kernels"]
 
 
 def choose(isa: str, threads: int, kernels: int) -> None:
-    """What runs the next steps."""
+    """Set what runs the next steps."""
     cyopt.set_isa(isa)
     cyopt.set_num_threads(threads)
     _cpu.set_config(kernels=kernels)
 
 
 def cyopt_and_twin(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
-    """Cyopt with each instruction set that this machine has, and the traffic twin: src_c/twins.h.
+    """Steps of cyopt with each instruction set of this machine, and of the twin, src_c/twins.h.
 
-    All are one optimizer: another state would lie in other pages, and the luck of huge pages alone
-    has made differences of 15 %.
+    All share one optimizer: another state would lie in other pages, and the luck of huge pages
+    alone has made differences of 15 %.
     """
     names: dict[str, Any] = {"grads": case.grads}
 
@@ -150,7 +150,7 @@ def _daxpy(a: Array, b: Array) -> None:
 
 
 def parallel(name: str, work: Any, streams: list[Array], n: int, passes: int) -> Subject:
-    """`work` over n equal parts of the streams, each on a Python thread of its own, some times."""
+    """`work` over n equal parts of the streams, each on its own Python thread, in some passes."""
     if work is _roof.copy:
         streams = [stream.view(np.uint8) for stream in streams]
     cut = math.ceil(streams[0].size / n / 64) * 64

@@ -17,13 +17,13 @@ _CPU = Path("/sys/devices/system/cpu/cpu0")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 _MOMENT = 0.5  # seconds over which the load is measured
-_BUSY = 0.1  # of all CPUs' time; idle ones show 0.00 to 0.03
+_BUSY = 0.1  # of all CPUs' time; idle machines show 0.00 to 0.03
 
 
 class Load(NamedTuple):
     """How much others use the machine."""
 
-    now: float  # the part of all CPUs' time
+    now: float  # the fraction of all CPUs' time
     minute: float  # the load average: how many processes ran or waited to run
 
     def __str__(self) -> str:
@@ -31,12 +31,12 @@ class Load(NamedTuple):
 
     @property
     def is_busy(self) -> bool:
-        """Whether it can change what is measured."""
-        return self.now > _BUSY  # the load average still has what ended a minute ago
+        """Whether it can affect what is measured."""
+        return self.now > _BUSY  # the load average still counts what ended a minute ago
 
 
 def load() -> Load:
-    """Measured over a moment in which this process sleeps."""
+    """The load, measured over a moment in which this process sleeps."""
     return Load(psutil.cpu_percent(_MOMENT) / 100, psutil.getloadavg()[0])
 
 
@@ -59,7 +59,7 @@ def describe(load: Load) -> Info:
 
 
 def _caches() -> list[str]:
-    """Each cache of the first CPU and how many CPUs share it, as Linux tells.
+    """Each cache of the first CPU and the CPUs that share it, as Linux reports them.
 
     py-cpuinfo gives sums over all cores, or the size of another cache.
     """

@@ -1,4 +1,4 @@
-"""What a step can do beside its rule, and what that may cost: `python bench --bars`."""
+"""What a step can do besides its rule, and what that may cost: `python bench --bars`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cyopt.bench import _roof
 from cyopt.bench.cases import LR, Case
 from cyopt.bench.implementations import CYOPT, KERNELS, READ, Subject, choose, parallel
 
-# Such that the parameters are those of a plain step: the reference knows no options. A gradient
-# that is below the limit is read and scaled all the same.
+# Chosen so that the parameters are those of a plain step: the reference has no options. A gradient
+# below the limit is read and scaled all the same.
 OPTIONS: dict[str, dict[str, Any]] = {
     "clip_norm": {"clip_norm": 1e30},
     "zero_grads": {"zero_grads": True},

@@ -59,7 +59,7 @@ def save(path: Path, records: Sequence[Record]) -> list[Path]:
     The sizes are in `path`, and the models in a file whose name ends in `-models`.
     """
     models = beside(path, MODELS_END)
-    records = [r for r in records if r.implementation != HOST_ALONE]  # its time is not the bytes'
+    records = [r for r in records if r.implementation != HOST_ALONE]  # ends before the bytes move
     styles = styles_of(unique(r.implementation for r in records))
     files = []
     for file, draw, size, are_models in (
@@ -100,7 +100,7 @@ def panels(
     for rule, line in zip(rows, grid, strict=True):
         for (dtype, threads), axes in zip(columns, line, strict=True):
             here = [r for r in records if (r.rule, r.dtype) == (rule, dtype)]
-            if not here:  # no case fitted into memory
+            if not here:  # no case fits into memory
                 axes.set_axis_off()
                 continue
             draw(axes, here, threads, styles)

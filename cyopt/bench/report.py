@@ -36,7 +36,7 @@ HOW_TO_READ = (
     " writes. Shares are of the speed of the traffic twin (the same loop, threads and bytes, next"
     " to no arithmetic), and of memcpy, STREAM's triad and a += q*b moving as many bytes. Only the"
     " last one writes where it has read, as a step does; a step may be faster than the others. A"
-    " share or ratio is the median of those of single rounds, not that of the times."
+    " share or ratio is the median of those of single rounds, not the ratio of median times."
 )
 
 ON_GPU_HOW_TO_READ = (
@@ -46,13 +46,13 @@ ON_GPU_HOW_TO_READ = (
     " the driver's copy within the GPU moving as many bytes, the median of those of single rounds."
 )
 
-_TOLERATED = 0.1  # the part of times that may be unsteady: an idle machine has next to none
+_TOLERATED = 0.1  # the fraction of times that may be unsteady: an idle machine has next to none
 _NAME, _COLUMN = 27, 10  # characters of a row's name, and of each column that follows
 
 
 @dataclass
 class Results:
-    """All that a run found out."""
+    """All that a run measured."""
 
     machine: Mapping[str, str]
     settings: Mapping[str, Any]
@@ -85,7 +85,7 @@ class Results:
 
 
 def write_json(path: Path, kept: Mapping[str, Any]) -> None:
-    """A JSON object whose lists have a line for each entry: two files compare line by line."""
+    """A JSON object whose lists have a line for each entry, to compare files line by line."""
 
     def text(value: Any) -> str:
         if not isinstance(value, list):
@@ -97,7 +97,7 @@ def write_json(path: Path, kept: Mapping[str, Any]) -> None:
     if path.exists() and not (path.is_file() and os.access(path.parent, os.W_OK)):
         path.write_text(whole, encoding="utf-8")
         return
-    part = path.with_name(f"{path.name}.part")  # a disk that is full leaves the old file
+    part = path.with_name(f"{path.name}.part")  # a full disk leaves the old file
     try:
         part.write_text(whole, encoding="utf-8")
         part.replace(path)
@@ -106,7 +106,7 @@ def write_json(path: Path, kept: Mapping[str, Any]) -> None:
 
 
 def tables(records: Sequence[Record], width: int, unit: str) -> Iterator[Group]:
-    """Those of one rule and dtype: for each number of threads its sizes, then its models."""
+    """The tables of one rule and dtype: for each number of threads the sizes, then the models."""
     cases = compare.by_workload(records)
     most = max(1, (width - _NAME) // _COLUMN)
     for threads in sorted(compare.unique(r.threads for r in records)):
@@ -126,17 +126,17 @@ def title(case: Sequence[Record], threads: int) -> Text:
 
 
 def runs_on(records: Iterable[Record], threads: int) -> str:
-    """The GPU, or such as 2 threads."""
+    """The GPU, or a number of threads."""
     return "GPU" if find(records, ON_GPU, threads) else count(threads, "thread")
 
 
 def count(n: int, noun: str) -> str:
-    """Such as 2 threads."""
+    """A number with its noun, such as 2 threads."""
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def table(cases: Sequence[Sequence[Record]], threads: int, unit: str) -> Table:
-    """A column for each case, a row for each implementation; below, what follows for cyopt."""
+    """A column for each case, a row for each implementation; below, cyopt's figures."""
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     heading_of_rows, figure_of = CELLS[unit]
     grid.add_column(heading_of_rows, vertical="bottom")
@@ -165,7 +165,7 @@ def heading(record: Record) -> str:
 
 
 def cell(record: Record | None, figure: Callable[[Record], str]) -> Text:
-    """A figure and its mark."""
+    """A figure, marked if it is unsteady."""
     if record is None:
         return Text()
     unsteady = record.spread > compare.UNSTEADY
@@ -186,7 +186,7 @@ def _of(name: str) -> Figure:
 
 
 def _speed_up(case: Sequence[Record], cyopt: Record | None) -> str:
-    # NumPy has one thread, in whose rounds cyopt's other numbers of threads took part as well.
+    # NumPy runs on one thread only; cyopt's other numbers of threads took part in its rounds.
     faster = times_faster(cyopt, find(case, AS_WRITTEN, 1)) if cyopt else None
     return f"{digits(faster)} x " if faster else ""
 
@@ -254,7 +254,7 @@ def conclusion(results: Results) -> Iterator[Text]:
         yield Text(
             f"{unsteady} of {times} times of cyopt and the twin have a spread above"
             f" {compare.UNSTEADY:.0%}: the machine was busy, or changed its clock. Run again when"
-            " nothing else does, or trust only what is not marked.",
+            " nothing else is running, or trust only what is not marked.",
             "yellow",
         )
     for case, implementation, error, message in results.wrong:

@@ -1,4 +1,4 @@
-"""One case after the other: make, check, time."""
+"""One case after another: make, check, time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cyopt.bench.timing import Effort, measure, spread
 from cyopt.bench.workloads import Workload
 
 # An update agrees with the reference if no parameter is off by more than this part of the largest
-# change. Other orders of operations, and parameters that are a thousand times the change, leave up
-# to 1e-4 in float32; Adam in the place of amsgrad, the nearest of wrong formulas, is off by 5e-4.
+# change. A different order of operations, with parameters a thousand times the change, gives up to
+# 1e-4 in float32; Adam instead of amsgrad, the nearest wrong formula, is off by 5e-4.
 TOLERANCE = {"float32": 2e-4, "float64": 1e-9}
 
 
@@ -84,9 +84,9 @@ class Wrong(NamedTuple):
 def fits(rule: Rule, dtype: str, workload: Workload, implementations: int) -> bool:
     """Whether the machine has memory for a case and for what all implementations keep of it.
 
-    Three arrays are the case's own and three temporaries. Each implementation has state, a stream
-    for reading and one for writing it, but the roof, which has a fixed size. One may keep
-    parameters and state of its own for another number of threads: four arrays at most.
+    Three arrays are the case's and three are temporaries. Each implementation has state arrays,
+    which are two streams each (read and written), except the roof, which has a fixed size. One may
+    keep its own parameters and state for another number of threads: four arrays at most.
     """
     arrays = 10 + (implementations - 1) * (rule.streams - 3) / 2
     needed = workload.elements * np.dtype(dtype).itemsize * arrays + ROOF_BYTES
@@ -127,7 +127,7 @@ def run_case(
 
 
 def _check(subject: Subject, case: Case) -> tuple[float | None, bool | None]:
-    """The error of some steps from the start, and whether it is none."""
+    """The error after some steps from the start, and whether the bits are the same."""
     case.reset()
     subject.start()
     if subject.results is None:

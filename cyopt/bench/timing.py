@@ -23,7 +23,7 @@ class Effort(NamedTuple):
 FULL = Effort(rounds=11, least=3, sample=3e-3, budget=1.0)
 QUICK = Effort(rounds=5, least=3, sample=2e-3, budget=0.2)
 
-_WARMED_BY_ITSELF = 20e-3  # seconds: a longer sample is not changed by what lay in the caches
+_WARMED_BY_ITSELF = 20e-3  # seconds: a longer sample does not depend on what was in the caches
 
 
 def measure(
@@ -31,9 +31,9 @@ def measure(
 ) -> list[list[float]]:
     """Seconds of one call, for each subject and each of its rounds.
 
-    A subject's sample is as many calls as take `effort.sample`, after as many that bring its data
-    back into the caches. Each round has an order of its own, so that none always follows the same
-    one; subjects that take long have fewer rounds. `advance` is called after each.
+    A sample is as many calls as take `effort.sample`, after as many that bring the subject's data
+    back into the caches. Each round has a different order, so that no subject always follows the
+    same one; slow subjects have fewer rounds. `advance` is called after each round.
     """
     timers = [Timer(s.statement, globals=s.namespace) for s in subjects]
     calls = [_calibrate(s, t, effort) for s, t in zip(subjects, timers, strict=True)]
@@ -53,8 +53,8 @@ def measure(
 
 
 def _seconds(subject: Subject, timer: Timer, n: int) -> float:
-    """Of n calls, with the wait for what they have begun if that is asked for."""
-    finish = Timer(subject.finish or "pass")  # before, as making it takes longer than a step
+    """Seconds of n calls, plus the wait for what they started if the subject times it."""
+    finish = Timer(subject.finish or "pass")  # made before: that takes longer than a step
     seconds = timer.timeit(n)
     return seconds + (finish.timeit(1) if subject.finish else 0.0) * subject.times_finish
 
@@ -77,5 +77,5 @@ def spread(values: Sequence[float]) -> float:
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> float:
-    """The median of one / other over the rounds that both have: what drifts hits both alike."""
+    """The median of one / other over the rounds that both have: drift affects both alike."""
     return median([a / b for a, b in zip(one, other, strict=False)])

@@ -30,7 +30,7 @@ class Workload(NamedTuple):
 
 
 def short(n: int) -> str:
-    """A size as people say it: 100, 10k, 40M.
+    """A size as people write it: 100, 10k, 40M.
 
     >>> short(10_000), short(40_000_000)
     ('10k', '40M')

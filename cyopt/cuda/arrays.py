@@ -10,11 +10,11 @@ import numpy as np
 from cyopt import _cpu
 from cyopt.cuda import driver, libraries
 
-_NOWHERE = 64  # in place of 0, which NumPy before 2.4 refuses also for what is empty
+_NOWHERE = 64  # instead of 0, which NumPy before 2.4 refuses even for empty arrays
 
 
 class _Place:
-    """What NumPy makes an array of without looking at its memory."""
+    """An object that NumPy makes an array of without reading its memory."""
 
     def __init__(self, interface: dict[str, Any]) -> None:
         address, read_only = interface["data"]
@@ -31,9 +31,9 @@ class DeviceArray:
     """An array on a GPU, such as a state array.
 
     `cupy.asarray`, `torch.as_tensor` and `numba.cuda.as_cuda_array` share its memory, which steps
-    write in the order of their stream: look at it on that one, or wait for that.
-    `where` is a NumPy array of its address, shape, strides and dtype, for all checks of them. Its
-    memory is the GPU's: nothing may look at its elements.
+    write in the order of their stream: read it on the same stream, or wait for that one.
+    `where` is a NumPy array with the same address, shape, strides and dtype, for all checks of
+    these. Its memory is the GPU's: its elements must not be read.
     """
 
     __slots__ = ("device", "identity", "owner", "where")
@@ -41,7 +41,7 @@ class DeviceArray:
     def __init__(self, where: np.ndarray[Any, Any], device: int, owner: Any) -> None:
         self.where, self.device, self.owner = where, device, owner
         form = where.dtype, where.shape, where.strides, where.flags.writeable, device
-        self.identity: libraries.Identity = self.address, *form  # nobody changes `where`
+        self.identity: libraries.Identity = self.address, *form  # `where` never changes
 
     @classmethod
     def of(cls, value: Any, what: str) -> DeviceArray:
@@ -50,7 +50,7 @@ class DeviceArray:
             return cls(value.where, value.device, value)
         interface = libraries.of(value).interface(value, what)
         if interface.get("mask") is not None:
-            raise TypeError(f"{what} has a mask, which a step would ignore; pass the data alone")
+            raise TypeError(f"{what} has a mask, which a step would ignore; pass only the data")
         try:
             device = _ordinal(value, interface)
         except RuntimeError as error:
@@ -61,7 +61,7 @@ class DeviceArray:
 
     @classmethod
     def like(cls, other: DeviceArray, value: float) -> DeviceArray:
-        """A new array with the strides of another, filled."""
+        """A new array with the strides of another, filled with a value."""
         device = driver.device(other.device)
         made = cls._allocated(other.where, other.device)
         if value == 0:
@@ -79,7 +79,7 @@ class DeviceArray:
 
     @classmethod
     def _allocated(cls, like: np.ndarray[Any, Any], device: int) -> DeviceArray:
-        """New memory for a dense array; `like` is not looked into."""
+        """New memory for a dense array; the elements of `like` are not read."""
         memory = driver.device(device).allocate(like.nbytes)
         interface = {
             "shape": like.shape,
@@ -91,35 +91,35 @@ class DeviceArray:
 
     @property
     def address(self) -> int:
-        """Of the first element."""
+        """The address of the first element."""
         address = int(self.where.__array_interface__["data"][0])
         return 0 if address == _NOWHERE else address
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As NumPy's, like all that follow."""
+        """The shape, as of a NumPy array."""
         shape: tuple[int, ...] = self.where.shape
         return shape
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """In bytes."""
+        """The strides in bytes."""
         return self.where.strides
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """float32 or float64."""
+        """The dtype, float32 or float64."""
         dtype: np.dtype[Any] = self.where.dtype
         return dtype
 
     @property
     def itemsize(self) -> int:
-        """Bytes of an element."""
+        """Bytes per element."""
         return self.where.itemsize
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """The number of elements."""
         return self.where.size
 
     @property
@@ -129,15 +129,15 @@ class DeviceArray:
 
     @property
     def flags(self) -> Any:
-        """Of the place: contiguity, alignment, whether it may be written; not to be set."""
+        """NumPy's flags of a view of `where`; setting them has no effect."""
         return self.where.view().flags
 
     def view(self) -> DeviceArray:
-        """Another one over the same memory."""
+        """Another array over the same memory."""
         return DeviceArray(self.where.view(), self.device, self.owner)
 
     def read_only(self) -> DeviceArray:
-        """Another one over the same memory, which no step may write."""
+        """Another array over the same memory, which no step may write."""
         where = self.where.view()
         where.flags.writeable = False
         return DeviceArray(where, self.device, self.owner)
@@ -147,7 +147,7 @@ class DeviceArray:
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
-            "data": (self.address, False),  # torch refuses what is read-only
+            "data": (self.address, False),  # torch refuses read-only memory
             "strides": None if self.where.flags.c_contiguous else self.strides,
             "version": 3,
         }
@@ -182,7 +182,7 @@ class DeviceArray:
 
 
 def commit(pairs: Sequence[tuple[DeviceArray, DeviceArray]], *rest: Any) -> None:
-    """`cyopt._cpu.commit`, which copies these arrays as well, each from one with its strides."""
+    """`cyopt._cpu.commit`, but also copies these arrays, each from one with the same strides."""
     device = driver.device(pairs[0][0].device)
     device.wait()
     with device:
@@ -192,7 +192,7 @@ def commit(pairs: Sequence[tuple[DeviceArray, DeviceArray]], *rest: Any) -> None
 
 
 def _ordinal(value: Any, interface: dict[str, Any]) -> int:
-    """The number of the GPU of an array of another library."""
+    """The number of the GPU that holds an array of another library."""
     tell = libraries.of(value).device
     if tell is not None:
         return tell(value)
@@ -202,4 +202,4 @@ def _ordinal(value: Any, interface: dict[str, Any]) -> int:
     except RuntimeError:
         if 0 not in interface["shape"]:
             raise
-        return driver.current_ordinal()  # an empty array may lie behind all memory that there is
+        return driver.current_ordinal()  # an empty array may start past the end of all memory

@@ -16,7 +16,7 @@ from cyopt.cuda.source import CHUNK_BYTES, Source, Variant, rule_source
 from cyopt.cuda.tables import Table, chunks_of
 from cyopt.hyper import Hyper
 
-MOST_SETS = 4  # of scalars for one launch: each is up to 16 arguments
+MOST_SETS = 4  # sets of scalars per launch, each of up to 16 arguments
 
 
 class Batch(NamedTuple):
@@ -24,21 +24,21 @@ class Batch(NamedTuple):
 
     source: Source
     kernel: Any
-    sets: list[int]  # a member of each set of scalars
+    sets: list[int]  # for each set of scalars, an array that uses it
     first_chunk: int
     n_chunks: int
     launches: dict[int, _cpu.Launch]  # by stream
 
 
 def options(hyper: Hyper) -> tuple[str, bool, bool, bool, bool]:
-    """What of the hyperparameters decides which kernels there are."""
+    """The properties of the hyperparameters that decide which kernel is used."""
     coupled = hyper.decay == "coupled" and hyper.weight_decay != 0
     limited, clips = hyper.clip_value != 0, hyper.clip_norm != 0
     return hyper.rule, coupled, limited, clips, bool(hyper.skip_nonfinite)
 
 
 def count_chunks(params: Sequence[DeviceArray]) -> int:
-    """How many chunks all parameters have: what their table has room for."""
+    """How many chunks all parameters have, which is the size of their table."""
     return sum(-(-p.nbytes // CHUNK_BYTES) for p in params)
 
 
@@ -49,9 +49,9 @@ def make_batches(
     chunks: Table,
     device: Device,
 ) -> list[Batch]:
-    """Batches whose chunks are put into the table one after the other.
+    """Batches, whose chunks are put into the table one after another.
 
-    `members` has for each variant its arrays by what their scalars depend on.
+    `members` maps each variant to its arrays, grouped by what their scalars depend on.
     """
     batches, first = [], 0
     for variant, classes in members.items():
@@ -62,7 +62,7 @@ def make_batches(
             chunks.set(own, np.s_[first : first + len(own)])
             for k, alike in enumerate(some):
                 rows.set(np.int64(k), np.s_[alike, SET])
-            # Three kernels of a variant are enough; no row chooses a set that is left over.
+            # Three kernels per variant are enough; no row chooses one of the sets left over.
             n_sets = next(n for n in (1, 2, MOST_SETS) if n >= len(some))
             sets = [alike[0] for alike in some] + [some[0][0]] * (n_sets - len(some))
             source = rule_source(variant._replace(sets=n_sets))

@@ -17,21 +17,21 @@ from cyopt.cuda.source import Source
 
 _COMPILERS = ("numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
 _DIGEST_BYTES = 32
-_OLDEST = (7, 5)  # compute capability that the compiler of CUDA 13 knows
+_OLDEST = (7, 5)  # the oldest compute capability that CUDA 13's compiler knows
 
 
 class _NoFolderError(Exception):
-    """There is no home for a cache."""
+    """There is no home directory for a cache."""
 
 
 def folder() -> Path:
-    """Where cubins are kept: CYOPT_CACHE_DIR, or the user's folder for such files."""
+    """Where cubins are kept: CYOPT_CACHE_DIR, or the user's cache folder."""
     if own := os.environ.get("CYOPT_CACHE_DIR"):
         return Path(own)
     import platformdirs
 
-    # Of a user who is unknown to the system, as in some containers, it knows no home: platformdirs
-    # raises, or gives the path from "~" on in its older versions.
+    # A user who is unknown to the system, as in some containers, has no home: platformdirs raises,
+    # or in older versions returns a path that starts with "~".
     try:
         path = Path(platformdirs.user_cache_dir("cyopt"))
     except RuntimeError as error:
@@ -43,7 +43,7 @@ def folder() -> Path:
 
 def cubin(source: Source, compute_capability: tuple[int, int]) -> bytes:
     """The compiled kernel, from the disk if it was compiled before."""
-    # Without a folder, or one that cannot be written, it is compiled each time.
+    # Without a folder that can be written, it is compiled each time.
     with contextlib.suppress(OSError, _NoFolderError):
         kept = _path(source, compute_capability).read_bytes()
         code = kept[_DIGEST_BYTES:]
@@ -56,7 +56,7 @@ def cubin(source: Source, compute_capability: tuple[int, int]) -> bytes:
 
 
 def _path(source: Source, compute_capability: tuple[int, int]) -> Path:
-    """Its file, whose name changes with all that decides what is in it."""
+    """Its file, whose name depends on everything that decides its content."""
     parts = [__version__, source.text, compiler_text(), *map(_version, _COMPILERS)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     major, minor = compute_capability
@@ -80,7 +80,7 @@ def _version(package: str) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, also beside other processes."""
+    """Write a file completely or not at all, even while other processes do."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     try:
@@ -94,7 +94,7 @@ def _write(path: Path, data: bytes) -> None:
 
 @cache
 def kernel(source: Source, ordinal: int) -> Any:
-    """The kernel on a GPU, as `Device.launch` takes it."""
+    """The kernel loaded on a GPU, as `Device.launch` takes it."""
     from cuda.core import ObjectCode
 
     device = driver.device(ordinal)
@@ -102,14 +102,14 @@ def kernel(source: Source, ordinal: int) -> Any:
         major, minor = device.compute_capability
         raise RuntimeError(
             f"GPU {ordinal} has compute capability {major}.{minor}; kernels are compiled for 7.5"
-            " (Turing) and newer ones"
+            " (Turing) and newer"
         )
     try:
         code = cubin(source, device.compute_capability)
     except ImportError as error:
         raise RuntimeError(
-            f"the kernel {source.name} cannot be compiled, as a package is missing ({error}):"
-            f" {driver.INSTALL}"
+            f"the kernel {source.name} cannot be compiled, because a package is missing"
+            f" ({error}): {driver.INSTALL}"
         ) from error
     with device.beside_captures():
         kernel = ObjectCode.from_cubin(code).get_kernel(compiler.entry(code))

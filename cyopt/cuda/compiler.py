@@ -1,9 +1,9 @@
 """The text of a kernel -> a function that Numba compiles -> LTO-IR -> a cubin.
 
-Numba is used as a compiler alone: `numba.cuda.compile` needs no GPU, and a launch by the driver's
-own function (_launch.pxi) takes a fraction of the time of one by Numba. LTO-IR, as PTX leaves
-division and root calls of functions, with twice the registers; linked to a cubin, as a driver may
-be too old for the compiler's PTX.
+Numba is used only as a compiler: `numba.cuda.compile` needs no GPU, and a launch by the driver's
+own function (_launch.pxi) takes a fraction of the time of a launch by Numba. LTO-IR is used because
+in PTX division and square root stay function calls, with twice the registers; it is linked to a
+cubin because a driver may be too old for the compiler's PTX.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from cyopt.cuda.source import VECTOR_BYTES, Source
 
 
 def names(module: ModuleType, cuda: Any, dtype: str) -> dict[str, Any]:
-    """What the words of `cyopt.cuda.names` mean in a kernel of this dtype.
+    """The meaning of the names of `cyopt.cuda.names` in a kernel of this dtype.
 
-    `module` is `cyopt.cuda.primitives` or `.simulated`, `cuda` tells a thread who it is.
+    `module` is `cyopt.cuda.primitives` or `.simulated`; `cuda` gives a thread its indices.
     """
     width = VECTOR_BYTES // np.dtype(dtype).itemsize
     real = np.dtype(dtype).type
@@ -58,7 +58,7 @@ def function(source: Source, module: ModuleType, cuda: Any) -> Callable[..., Non
 
 
 def signature(source: Source) -> tuple[Any, ...]:
-    """The types of its arguments: addresses and numbers, then scalars of its dtype."""
+    """The types of a kernel's arguments: addresses and integers, then scalars of its dtype."""
     from numba import types
 
     real = getattr(types, source.dtype)
@@ -66,7 +66,7 @@ def signature(source: Source) -> tuple[Any, ...]:
 
 
 def lto_ir(source: Source, compute_capability: tuple[int, int]) -> bytes:
-    """What Numba makes of it for a GPU."""
+    """The kernel as Numba compiles it for a compute capability."""
     from numba import cuda
 
     from cyopt.cuda import primitives
@@ -83,7 +83,7 @@ def lto_ir(source: Source, compute_capability: tuple[int, int]) -> bytes:
 
 
 def link(code: bytes, compute_capability: tuple[int, int], ptx: bool = False) -> bytes:
-    """LTO-IR as a cubin, or as PTX to be read."""
+    """LTO-IR linked to a cubin, or to PTX for people to read."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     major, minor = compute_capability

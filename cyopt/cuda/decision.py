@@ -1,4 +1,4 @@
-"""What the kernels of `cyopt.cuda.measure` need, and the order in which they are launched."""
+"""Memory and arguments of the kernels of `cyopt.cuda.measure`, and their launch order."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ from cyopt.hyper import Hyper
 
 Numbers = np.ndarray[Any, Any]
 DTYPES = ("float32", "float64")
-_MOST_GIVEN = 8  # sets of parameters with a gradient whose tables stay
+_MOST_GIVEN = 8  # how many sets of parameters with a gradient keep their tables
 
 
 def hyper_numbers(hyper: Hyper, copies: bool, count: int | None) -> list[float]:
-    """What of a group's numbers `decide` reads, in the order of `cyopt.cuda.layout`.
+    """The numbers of a group that `decide` reads, in the order of `cyopt.cuda.layout`.
 
-    Its scalars are those of the step after `count` completed ones; without a `count`, of one that
-    is not the first, and `decide` computes those that change.
+    The scalars are those of the step after `count` completed ones; without a `count`, those of a
+    step that is not the first, and `decide` computes those that change.
     """
     later = _cpu.prepare(hyper, 2 if count is None else count + 1)
     return [
@@ -82,7 +82,7 @@ def _changes(hyper: Hyper) -> int:
 
 
 class Decision:
-    """The numbers of groups, counters and sums of a list of parameters on a GPU."""
+    """The group numbers, counters and sums of a list of parameters on a GPU."""
 
     def __init__(
         self, device: Device, rows: Table, params: Sequence[DeviceArray], group_of: Sequence[int]
@@ -98,9 +98,9 @@ class Decision:
         rows.set(self._decisions.address + DECISION_BYTES * np.arange(n), np.s_[:, DECISION])
         self._old: list[Memory] = []
         self._numbers_of: tuple[Sequence[Hyper], list[int]] | None = None
-        self._known: dict[tuple[int, ...], _Given] = {}  # the last ones, the newest last
+        self._known: dict[tuple[int, ...], _Given] = {}  # the most recent, the newest last
         self._in_graphs: list[_Given] = []
-        self._given_of: list[int] | None = None  # the list of which `_given` was made
+        self._given_of: list[int] | None = None  # the list from which `_given` was made
 
     def set_hypers(
         self,
@@ -109,10 +109,10 @@ class Decision:
         given: list[int],
         counts: Numbers | None,
     ) -> None:
-        """What the parameters with a gradient use from now on.
+        """Set the hyperparameters of the parameters that have a gradient.
 
-        With `libm_pow`, powers are libm's, which a GPU has not: the host computes the scalars for
-        each count of steps, which it must know.
+        With `libm_pow`, powers are libm's, which a GPU does not have: the host computes the scalars
+        for each count of steps, so it must know the counts.
         """
         known = self._numbers_of
         if known is not None and known[0] is hypers and known[1] is given:
@@ -120,8 +120,8 @@ class Decision:
         needs_counts = any(hypers[self._group_of[i]].libm_pow for i in given)
         if needs_counts and counts is None:
             raise ValueError(
-                "libm_pow is True, for which the host computes beta**t, but with skip_nonfinite or"
-                " capturable the GPU alone knows t; pass libm_pow=False"
+                "libm_pow is True, so the host computes beta**t, but with skip_nonfinite or"
+                " capturable only the GPU knows t; pass libm_pow=False"
             )
         classes: dict[tuple[int, int | None], int] = {}
         places = []
@@ -137,7 +137,7 @@ class Decision:
         self._numbers_of = None if needs_counts else (hypers, given)
 
     def set_counters(self, counts: Numbers, steps: int) -> None:
-        """Go on from these counts."""
+        """Continue from these counts."""
         report = np.zeros(REPORT_NUMBERS)
         report[STEPS] = steps
         self._counters.host[: len(counts)] = counts
@@ -147,7 +147,7 @@ class Decision:
     def read(self) -> tuple[Numbers, int, Numbers]:
         """The counts, the steps, and what was measured, in the order of `cyopt.measured`.
 
-        As they are on the GPU, which is waited for.
+        They are read from the GPU, after waiting for it.
         """
         host = np.empty_like(self._counters.host)
         self._device.download(host, self._counters.address)
@@ -162,7 +162,8 @@ class Decision:
     def prepare(self, given: list[int], captured: bool) -> None:
         """Make the tables for a step in which these parameters have gradients.
 
-        Those that a graph was captured with stay. Dropping any waits for the GPU, so some stay too.
+        Those that a graph was captured with are kept. Freeing any waits for the GPU, so some others
+        are kept too.
         """
         if given is self._given_of and not captured:
             return
@@ -176,20 +177,20 @@ class Decision:
         self._given_of = given
 
     def upload(self, stream: int, captured: bool) -> None:
-        """All that changed; a graph goes on counting from the counters as they are."""
+        """Upload all that changed; a graph continues from the counters as they are on the GPU."""
         self._hypers.upload(stream, captured)
         self._given.tables.upload(stream, captured)
         if not captured:
             self._counters.upload(stream)
 
     def clear_nonfinite(self, stream: int) -> list[Call]:
-        """Zero in NONFINITE, which `squares` sets and `decide` reads."""
+        """A call that clears NONFINITE, which `squares` sets and `decide` reads."""
         return [self._device.clear_call(self._report + 8 * NONFINITE, 8, stream)]
 
     def decide(self, stream: int, measures: bool, norms: bool) -> list[Call]:
-        """Launches that measure the gradients, if asked to, and decide.
+        """Launches that measure the gradients, if `measures`, and decide.
 
-        `norms` tells the report that the others are measured as well.
+        With `norms` the report says that the other norms are measured too.
         """
         calls = []
         if measures:
@@ -198,15 +199,15 @@ class Decision:
         given, rows, counts = self._given, self._rows.address, self._counters.address
         sums = given.memory.address + 8 * given.sums.per_array
         ranges = [(dtype, own) for dtype, own in given.ranges.items() if own[0] < own[1]]
-        for dtype, (first, last) in ranges or [("float64", (0, 0))]:  # for the report, at least
+        for dtype, (first, last) in ranges or [("float64", (0, 0))]:  # at least for the report
             told = level if last == len(given.members) else 0
             args = rows, given.entries, first, last, sums, counts, self._report, told
             calls.append(self._launch(stream, measure.decide, dtype, max(last - first, 1), *args))
         return calls
 
     def keep_old(self, stream: int) -> list[Call]:
-        """Copies of the parameters, from which `measure_change` tells how far they moved."""
-        if not self._old:  # an interrupt leaves it so until the table has the addresses
+        """Launches that copy the parameters, for `measure_change` to compare them with."""
+        if not self._old:  # set last, so an interrupt before that leaves it empty
             made = [self._device.allocate(p.nbytes) for p in self._params]
             self._rows.set(np.array([memory.address for memory in made]), np.s_[:, OLD])
             self._old = made
@@ -218,14 +219,14 @@ class Decision:
         ]
 
     def measure_change(self, stream: int) -> list[Call]:
-        """Launches that measure how far the parameters moved, and where they are."""
+        """Launches that measure how far the parameters moved, and their norm."""
         moved = self._measure(stream, UPDATE_SQUARES, measure.distances, OLD)
         return moved + self._measure(stream, PARAM_SQUARES, measure.distances, SIZE)
 
     def _measure(
         self, stream: int, place: int, kernel: Callable[..., None], argument: int
     ) -> list[Call]:
-        """Launches that put a sum of squares there: those that a kernel has of chunks."""
+        """Launches that put a sum of squares into the report; `kernel` makes the chunk sums."""
         given = self._given
         sums, memory, tables = given.sums, given.memory.address, given.tables.address
         launch = partial(self._launch, stream)
@@ -274,7 +275,7 @@ class _Given:
 
 
 class _Level(NamedTuple):
-    """One launch on the way from many sums to one: places in the memory and in the tables."""
+    """One launch in the reduction of many sums to one: places in the memory and the tables."""
 
     values: int
     results: int
@@ -286,7 +287,7 @@ class _Level(NamedTuple):
 class _Sums:
     """The tables for sums of squares of some arrays, in the order of their dtypes.
 
-    `parts` are the tables one after the other; `n_values` is how many doubles are written.
+    `parts` are the tables one after another; `n_values` is how many doubles are written.
     """
 
     def __init__(self, arrays: Sequence[tuple[int, DeviceArray]]) -> None:
@@ -304,7 +305,7 @@ class _Sums:
             self._add(self.levels[-1].results, _cut(counts, FAN))
             counts = [-(-count // FAN) for count in counts]
         self.per_array = self.levels[-1].results
-        k = len(arrays)  # those in ascending order, as `rules.norm` has them -> one
+        k = len(arrays)  # those in ascending order, as in `rules.norm` -> one
         self.levels.append(_Level(self.per_array, self.n_values, k, 0, sorts=True))
         self.n_values += k
         while True:
@@ -322,7 +323,7 @@ class _Sums:
 
 
 def _cut(counts: Sequence[int], fan: int) -> list[int]:
-    """Entries for runs of values, each cut into pieces of `fan`: their first value and how many.
+    """Entries for runs of values, cut into pieces of `fan`: the first value, and how many.
 
     >>> [(entry >> 8, entry & 0xFF) for entry in _cut([5, 1, 0], 4)]
     [(0, 4), (4, 1), (5, 1)]

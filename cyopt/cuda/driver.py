@@ -1,7 +1,7 @@
-"""The CUDA driver, by way of cuda.bindings and cuda.core.
+"""The CUDA driver, through cuda.bindings and cuda.core.
 
-All that touches a GPU, but for cubins (cache.py) and the starts of kernels (_launch.pxi). It can be
-imported without these packages: they are asked for with the first array on a GPU.
+Everything that touches a GPU, except cubins (cache.py) and kernel launches (_launch.pxi). It can be
+imported without these packages: they are needed for the first array on a GPU.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from cyopt.cuda.libraries import LEGACY_STREAM, PER_THREAD_STREAM
 Call = tuple[Callable[..., Any], tuple[Any, ...]]  # a function with its arguments
 
 INSTALL = "pip install 'cyopt[cuda]'"
-_NO_DRIVER = "NVIDIA's driver is not there ({}); install it"
-MIN_DRIVER = 13000  # of the toolkit that compiles the kernels: see pyproject.toml
+_NO_DRIVER = "NVIDIA's driver was not found ({}); install it"
+MIN_DRIVER = 13000  # the toolkit that compiles the kernels: see pyproject.toml
 
 
 def _bindings() -> Any:
@@ -37,7 +37,7 @@ def _bindings() -> Any:
         from cuda.bindings import driver
         from cuda.core import Device  # noqa: F401  # needs a driver
     except ImportError as error:
-        raise RuntimeError(f"cyopt's packages for it are not installed: {INSTALL}") from error
+        raise RuntimeError(f"cyopt's CUDA packages are not installed: {INSTALL}") from error
     except RuntimeError as error:
         raise RuntimeError(_NO_DRIVER.format(error)) from error
     return driver
@@ -45,14 +45,14 @@ def _bindings() -> Any:
 
 @cache
 def _driver() -> Any:
-    """The same, ready to be used: from now on no fork of this process can use CUDA."""
+    """The same, initialized: from now on no fork of this process can use CUDA."""
     driver = _bindings()
     try:
         (status,) = driver.cuInit(0)
     except RuntimeError as error:  # no libcuda
         raise RuntimeError(_NO_DRIVER.format(error)) from error
     if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
-        raise RuntimeError("the driver finds none; CUDA_VISIBLE_DEVICES and nvidia-smi tell why")
+        raise RuntimeError("no CUDA device is visible; see CUDA_VISIBLE_DEVICES and nvidia-smi")
     _check(driver, (status,))
     version = _check(driver, driver.cuDriverGetVersion())
     if version < MIN_DRIVER:
@@ -64,20 +64,20 @@ def _driver() -> Any:
 
 
 def _check(driver: Any, result: tuple[Any, ...]) -> Any:
-    """The value of a call of the driver."""
+    """The result of a driver call, or its error raised."""
     status, *values = result
     if status != driver.CUresult.CUDA_SUCCESS:
         name, text = driver.cuGetErrorName(status)[1], driver.cuGetErrorString(status)[1]
         if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             raise MemoryError(
-                "the GPU, or the host's memory that it reads, has no room left; what torch or CuPy"
-                " keep for themselves is given back by torch.cuda.empty_cache() and"
+                "the GPU, or the host memory that it reads, is out of memory; what torch and CuPy"
+                " keep cached is freed by torch.cuda.empty_cache() and"
                 " cupy.get_default_memory_pool().free_all_blocks()"
             )
         if status == driver.CUresult.CUDA_ERROR_NOT_INITIALIZED:
             raise RuntimeError(
-                "this process is the fork of one that had used CUDA, and cannot use it; start it"
-                " anew, as by multiprocessing's spawn"
+                "this process was forked from one that uses CUDA, which CUDA does not support;"
+                " start it by multiprocessing's 'spawn' method"
             )
         raise RuntimeError(f"the CUDA driver says {name.decode()}: {text.decode()}")
     return values[0] if values else None
@@ -89,7 +89,7 @@ def _call(name: str, *args: Any) -> Any:
 
 
 def ordinal_of(address: int) -> int:
-    """The number of the GPU in whose memory this is."""
+    """The number of the GPU whose memory has this address."""
     driver = _driver()
     attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
     return int(_check(driver, driver.cuPointerGetAttribute(attribute, address)))
@@ -97,26 +97,26 @@ def ordinal_of(address: int) -> int:
 
 def current_ordinal() -> int:
     """The number of the current GPU of this thread."""
-    _driver()  # tells what is missing
+    _driver()  # reports what is missing
     from cuda.core import Device
 
     return int(Device().device_id)
 
 
 def describe() -> str:
-    """The GPUs that there are, for `cyopt.info`.
+    """The GPUs of this machine, for `cyopt.info`.
 
-    Asked in another process, if this one has not used CUDA: its forks may want to.
+    Another process asks if this one has not used CUDA, so that its forks still can.
     """
     try:
         _bindings()
     except RuntimeError as error:
-        return f"no GPU: {error}"
+        return f"not available: {error}"
     if _driver.cache_info().currsize:
         return describe_here()
-    if getattr(sys, "frozen", False) or not sys.executable:  # which is a program of its own
-        return "not asked, as that takes another Python: python -m cyopt info"
-    # Without the folder that Python is started in, where there may be sources of cyopt.
+    if getattr(sys, "frozen", False) or not sys.executable:  # which is not Python itself
+        return "unknown, because asking takes another Python: python -m cyopt info"
+    # Without the current folder, which may have the sources of cyopt.
     code = (
         "import sys; sys.path[:] = filter(None, sys.path)"
         "; from cyopt.cuda import driver as d; print(d.describe_here())"
@@ -127,16 +127,16 @@ def describe() -> str:
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"not asked: {error}"
-    return done.stdout.strip() or f"not asked: {done.stderr.strip().rpartition(chr(10))[2]}"
+        return f"unknown: {error}"
+    return done.stdout.strip() or f"unknown: {done.stderr.strip().rpartition(chr(10))[2]}"
 
 
 def describe_here() -> str:
-    """The same, by this process."""
+    """The same, asked by this process."""
     try:
         driver = _driver()
     except RuntimeError as error:
-        return f"no GPU: {error}"
+        return f"not available: {error}"
     version = _check(driver, driver.cuDriverGetVersion())
     names = []
     for ordinal in range(_call("cuDeviceGetCount")):
@@ -154,25 +154,25 @@ class Memory:
 
 
 def _when_gone(owner: object, name: str, address: int, ordinal: int) -> None:
-    """Free memory with its owner, by this function of the driver; not at the process's end."""
+    """Free memory with its owner, by this driver function; not at the end of the process."""
     weakref.finalize(owner, _free, name, address, ordinal, os.getpid()).atexit = False
 
 
 def _free(name: str, address: int, ordinal: int, process: int) -> None:
-    if os.getpid() == process:  # a fork's child cannot call the driver
+    if os.getpid() == process:  # a forked child cannot call the driver
         with device(ordinal).beside_captures():
             _call(name, address)
 
 
 class _Here(threading.local):
-    """Of the blocks that a thread is in, whether each has made the GPU's context current."""
+    """Per thread: for each `with` block that it is inside, whether the block pushed the context."""
 
     def __init__(self) -> None:
         self.pushed: list[bool] = []
 
 
 class Device:
-    """One GPU. In a `with` block it is the current one of this thread."""
+    """One GPU. Inside a `with` block it is the current device of this thread."""
 
     def __init__(self, ordinal: int) -> None:
         from cuda.core import Device as CoreDevice
@@ -185,16 +185,16 @@ class Device:
         self.compute_capability = tuple(CoreDevice(ordinal).compute_capability)
 
     def __enter__(self) -> None:
-        # Where another context is current, such as one of PyCUDA's, it is so again after the block.
-        # Where none is, the one of the only GPU stays, as with CUDA's runtime.
+        # If another context is current, such as PyCUDA's, it is restored after the block. If none
+        # is, and there is only one GPU, its context stays current, as with CUDA's runtime.
         current = self._current_context()
         stays = current == self._context or (current == 0 and self._single)
         pushed = self._here.pushed
-        pushed.append(not stays)  # before the rest: a finalizer may come in between
+        pushed.append(not stays)  # before the rest: a finalizer may run in between
         try:
             if current != self._context:
                 _call("cuCtxPushCurrent", self._context)
-        except BaseException:  # an interrupt may come behind the push
+        except BaseException:  # an interrupt may come after the push
             if pushed.pop() and self._current_context() == self._context:
                 _call("cuCtxPopCurrent")
             raise
@@ -209,7 +209,7 @@ class Device:
 
     @contextmanager
     def beside_captures(self) -> Iterator[None]:
-        """What is called here is no part of a graph, and may be called while one is captured."""
+        """Calls in this block are not captured into a graph, and are allowed during a capture."""
         with self:
             relaxed = _driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
             before = _call("cuThreadExchangeStreamCaptureMode", relaxed)
@@ -230,25 +230,25 @@ class Device:
             _call("cuCtxSynchronize")
 
     def wait(self) -> None:
-        """Until all that the GPU was given is done."""
+        """Wait until the GPU has done all its work."""
         with self:
             _call("cuCtxSynchronize")
 
     def upload(self, address: int, host: np.ndarray[Any, Any]) -> None:
-        """Copy dense host memory to the GPU, after all that the GPU does; waits for it."""
+        """Copy dense host memory to the GPU, after all its other work; waits for the copy."""
         with self:
             _call("cuCtxSynchronize")
             _call("cuMemcpyHtoD", address, host.ctypes.data, host.nbytes)
-            _call("cuCtxSynchronize")  # the copy may still be on its way, for other streams to miss
+            _call("cuCtxSynchronize")  # the copy may be unfinished, and other streams miss it
 
     def download(self, host: np.ndarray[Any, Any], address: int) -> None:
-        """Copy from the GPU to dense host memory, after all that the GPU does."""
+        """Copy from the GPU to dense host memory, after all its other work."""
         with self:
             _call("cuCtxSynchronize")
             _call("cuMemcpyDtoH", host.ctypes.data, address, host.nbytes)
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
-        """Copy within the GPU, after all that it does; waits for it."""
+        """Copy within the GPU, after all its other work; waits for the copy."""
         with self:
             _call("cuCtxSynchronize")
             _call("cuMemcpyDtoD", target, source, nbytes)
@@ -264,46 +264,46 @@ class Device:
         _call("cuMemcpyHtoDAsync", address, pinned.address, pinned.array.nbytes, stream)
 
     def mark(self, stream: int) -> Callable[[], bool]:
-        """A function that tells whether all that the stream has been given until now is done."""
+        """A function that says whether all work that the stream has until now is done."""
         event = core_stream(stream).record()
 
         def is_done() -> bool:
-            with self.beside_captures():  # else asking ends a capture by another thread
+            with self.beside_captures():  # else the query ends another thread's capture
                 return bool(event.is_done)
 
         return is_done
 
     def is_capturing(self, stream: int) -> bool:
-        """Whether what this stream is given becomes part of a CUDA graph."""
+        """Whether a CUDA graph captures this stream."""
         return bool(int(_call("cuStreamIsCapturing", stream)))
 
     def order(self, later: int, earlier: int) -> None:
-        """What `later` is given from now on waits for what `earlier` has been given."""
+        """Make future work of stream `later` wait for all work that stream `earlier` has now."""
         core_stream(later).wait(core_stream(earlier))
 
     def clear_call(self, address: int, nbytes: int, stream: int) -> Call:
-        """Bytes set to zero in the order of a stream, to be called."""
+        """A call that sets bytes to zero in the order of a stream."""
         return _call, ("cuMemsetD8Async", address, 0, nbytes, stream)
 
     def copy_call(self, target: int, source: int, nbytes: int, stream: int) -> Call:
-        """A copy within the GPU in the order of a stream, to be called."""
+        """A call that copies within the GPU in the order of a stream."""
         return _call, ("cuMemcpyDtoDAsync", target, source, nbytes, stream)
 
     def compiled_copy_call(self, target: int, source: int, nbytes: int) -> Call:
-        """A copy on the default stream, to be called: it runs no bytecode, and returns 0."""
+        """A call that copies on the default stream, runs no bytecode, and returns 0."""
         return _compiled_copy(), (target, source, nbytes, LEGACY_STREAM)
 
     def load(self, kernel: Any) -> None:
-        """Load a kernel's code now: the first launch would, and may lack the memory mid-step."""
+        """Load a kernel's code now: the first launch would, and could lack the memory mid-step."""
         _call("cuFuncLoad", _call("cuKernelGetFunction", int(kernel.handle)))
 
     def launch(self, kernel: Any, *args: Any) -> _cpu.Launch:
-        """The start of a kernel, to be called; for the arguments see `cyopt._cpu.Launch`."""
+        """A kernel launch, to be called; for the arguments see `cyopt._cpu.Launch`."""
         return _cpu.Launch((_address("cuLaunchKernel"), _refused), int(kernel.handle), *args)
 
 
 class Pinned:
-    """Host memory of 64-bit integers that the GPU copies from by itself."""
+    """Pinned host memory of 64-bit integers, from which the GPU copies asynchronously."""
 
     def __init__(self, address: int, shape: tuple[int, ...], device: int) -> None:
         self.address = address
@@ -314,19 +314,19 @@ class Pinned:
 
 @cache
 def _compiled_copy() -> Callable[..., int]:
-    """The driver's function itself: those of cuda.bindings are half in Python."""
+    """The driver's own function: those of cuda.bindings are partly in Python."""
     types = ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p
     return ctypes.CFUNCTYPE(ctypes.c_int, *types)(_address("cuMemcpyDtoDAsync"))
 
 
 @cache
 def _address(name: str) -> int:
-    """Of a function of the driver."""
+    """The address of a driver function."""
     return int(_call("cuGetProcAddress", name.encode(), MIN_DRIVER, 0))
 
 
 def _refused(status: int) -> None:
-    """Raise for what a function of the driver returned."""
+    """Raise the error for a status that a driver function returned."""
     driver = _driver()
     _check(driver, (driver.CUresult(status),))
 
@@ -340,7 +340,7 @@ def device(ordinal: int) -> Device:
 
 @lru_cache(64)
 def core_stream(handle: int) -> Any:
-    """The stream of a handle, as cuda.core takes it."""
+    """The stream of a handle, as an object of cuda.core."""
     from cuda.core import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM, Stream
 
     if handle == LEGACY_STREAM:

@@ -1,4 +1,4 @@
-"""Gradients of other strides or of another dtype than their parameter, made dense first."""
+"""Gradients whose strides or dtype differ from their parameter's, made dense first."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from cyopt.cuda.tables import Table
 
 
 def gather(source, target, n, axes, n_axes, casts, clears):  # type: ignore[no-untyped-def]
-    """A kernel: `source`, of any strides -> `target`, dense; if it `clears`, zeros in `source`.
+    """A kernel: copies `source`, of any strides, to a dense `target`; if `clears`, zeroes `source`.
 
-    Each axis has its length and its stride in bytes, the last axis is the fastest.
+    `axes` has the length and the stride in bytes of each axis; the last axis is the fastest.
     """
     i = THREADS * cuda.blockIdx.x + cuda.threadIdx.x
     if i < n:
@@ -60,11 +60,11 @@ class Gatherer:
 
     @property
     def address(self) -> int:
-        """Of the dense gradient."""
+        """The address of the dense gradient."""
         return self._memory.address
 
     def take(self, grad: DeviceArray) -> None:
-        """This is the gradient from now on."""
+        """Use this gradient from now on."""
         axes = np.array([grad.shape, grad.strides], np.int64).T
         if not self._param.flags.c_contiguous:
             axes = axes[::-1]  # Fortran order: the first axis is the fastest
@@ -72,7 +72,7 @@ class Gatherer:
         self._source, self._casts = grad.address, grad.dtype != self._param.dtype
 
     def calls(self, stream: int) -> list[Call]:
-        """What makes it dense."""
+        """The launch that makes it dense."""
         n, param = self._param.size, self._param
         kernel = cache.kernel(function_source(gather, param.dtype.name), self._device.ordinal)
         arrays = (self._source, self.address, n, self._axes.address, len(param.shape))
@@ -80,10 +80,10 @@ class Gatherer:
         return [(self._device.launch(kernel, -(-n // THREADS), THREADS, stream, integers), ())]
 
     def upload(self, stream: int, captured: bool) -> None:
-        """The axes, if they changed."""
+        """Upload the axes, if they changed."""
         self._axes.upload(stream, captured)
 
 
 def is_dense_like(grad: DeviceArray, param: DeviceArray) -> bool:
-    """Whether the kernels of the rules can read it as it is."""
+    """Whether the kernels of the rules can read the gradient as it is."""
     return grad.dtype == param.dtype and same_order(grad, param)

@@ -1,7 +1,7 @@
-"""The words that kernels are written in, for readers and type checkers.
+"""The names that kernels use, for readers and type checkers.
 
-`cyopt.cuda.compiler.names` gives them their meaning. A number of a kernel has the kernel's dtype,
-a "double" is float64 in each. An address or integer has 64 bits.
+`cyopt.cuda.compiler.names` gives them their meaning. A number has the kernel's dtype; a "double" is
+float64 in every kernel. Addresses and integers have 64 bits.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ def load_int(address: Address) -> int:
 
 
 def store_int(address: Address, value: int) -> None:
-    """Put an integer there."""
+    """Store an integer at an address."""
 
 
 def load(address: Address) -> Number:
@@ -28,7 +28,7 @@ def load(address: Address) -> Number:
 
 
 def store(address: Address, value: Number) -> None:
-    """Put a number there."""
+    """Store a number at an address."""
 
 
 def load_double(address: Address) -> float:
@@ -37,34 +37,34 @@ def load_double(address: Address) -> float:
 
 
 def store_double(address: Address, value: float) -> None:
-    """Put a double there."""
+    """Store a double at an address."""
 
 
 def add(a: Number, b: Number) -> Number:
-    """A + b, rounded once."""
+    """`a + b`, rounded once."""
 
 
 def mul(a: Number, b: Number) -> Number:
-    """A * b, rounded once."""
+    """`a * b`, rounded once."""
 
 
 def add_double(a: float, b: float) -> float:
-    """A + b, rounded once."""
+    """`a + b`, rounded once."""
     raise NotImplementedError
 
 
 def mul_double(a: float, b: float) -> float:
-    """A * b, rounded once."""
+    """`a * b`, rounded once."""
     raise NotImplementedError
 
 
 def div_double(a: float, b: float) -> float:
-    """A / b, rounded once."""
+    """`a / b`, rounded once."""
     raise NotImplementedError
 
 
 def sqrt_double(a: float) -> float:
-    """The root, rounded once."""
+    """The square root, rounded once."""
     raise NotImplementedError
 
 
@@ -78,7 +78,7 @@ def double(a: Number) -> float:
 
 
 def power_by_squaring(base: float, t: int) -> float:
-    """Of `cyopt.rules`, as all that follow."""
+    """As in `cyopt.rules`, like all that follow."""
     raise NotImplementedError
 
 

@@ -1,8 +1,9 @@
-"""What kernels are made of: arithmetic that rounds once, and loads and stores at an address.
+"""The primitives of kernels: arithmetic that rounds once, and loads and stores at an address.
 
 The arithmetic is libdevice's `*_rn`, which neither NVVM nor the assembler contracts to a fused
-multiply-add; Numba's own operators they may. A load or store of a tuple is one instruction of 16
-bytes, to which Numba has no other way. `cyopt.cuda.simulated` has the same for Numba's simulator.
+multiply-add, as they may with Numba's operators. A load or store of a tuple is one instruction of
+16 bytes, which Numba has no other way to generate. `cyopt.cuda.simulated` has the same for Numba's
+simulator.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def load(dtype: str, width: int = 1) -> Callable[..., Any]:
 
 
 def store(dtype: str, width: int = 1) -> Callable[..., Any]:
-    """`store(address, value)`, likewise."""
+    """`store(address, value)`: a number, or a tuple of `width` of them."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, alignment = _pointer(builder, args[0], dtype, width)
@@ -75,7 +76,7 @@ def store(dtype: str, width: int = 1) -> Callable[..., Any]:
 
 
 def _select(dtype: str, comparison: str) -> Callable[..., Any]:
-    """`a > b ? a : b`: b where one is NaN."""
+    """`a > b ? a : b`, or with another comparison: b if one is NaN."""
     real = _type(dtype, 1)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

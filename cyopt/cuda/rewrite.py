@@ -1,7 +1,7 @@
-"""Functions of `cyopt.rules` in the words of `cyopt.cuda.names`.
+"""Functions of `cyopt.rules`, rewritten with the names of `cyopt.cuda.names`.
 
 Operators become primitives, each of which rounds once; a compiler that may contract `a*b + c` finds
-none to contract. What a rule has no use for is refused.
+none to contract. Syntax that no rule needs is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RuleRewriter(ast.NodeTransformer):
 
     def __init__(self) -> None:
         self.scalars: list[str] = []  # in the order of their first use
-        self.names: dict[str, str] = {}  # of the function in hand -> of the kernel
+        self.names: dict[str, str] = {}  # of the current function -> of the kernel
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         left, right = self.visit(node.left), self.visit(node.right)
@@ -64,10 +64,10 @@ class RuleRewriter(ast.NodeTransformer):
     def lines(
         self, function: Callable[..., Any], flags: Mapping[str, bool], names: Mapping[str, str]
     ) -> list[str]:
-        """A function's statements with its flags decided.
+        """A function's statements, with its flags resolved.
 
-        A returned expression is assigned to the first argument; returned names have been assigned
-        before.
+        A returned expression is assigned to the first argument; returned names are already
+        assigned.
         """
         tree = parse(function)
         self.names = dict(names)
@@ -97,7 +97,7 @@ class DoubleRewriter(ast.NodeTransformer):
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         left, right = self.visit(node.left), self.visit(node.right)
         operator, right = _as_addition(type(node.op), right)
-        if operator not in _OPERATORS:  # of integers
+        if operator not in _OPERATORS:  # on integers
             return ast.BinOp(left, node.op, right)
         return ast.Call(ast.Name(f"{_OPERATORS[operator]}_double"), [left, right], [])
 

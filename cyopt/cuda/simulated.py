@@ -1,4 +1,4 @@
-"""The primitives in Python, over the memory of the host: for Numba's simulator, and without it."""
+"""The primitives in Python, over host memory: for Numba's simulator, and without it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(dtype: str, width: int = 1) -> Callable[..., Any]:
 
 
 def store(dtype: str, width: int = 1) -> Callable[..., Any]:
-    """`store(address, value)`, likewise."""
+    """`store(address, value)`: a number, or a tuple of `width` of them."""
 
     def store(address: Any, value: Any) -> None:
         values = value if width > 1 else (value,)

@@ -1,4 +1,4 @@
-"""The text of kernels: of a rule, made from `cyopt.rules`, or of a kernel written in Python.
+"""The text of kernels, made from a rule of `cyopt.rules` or from a kernel written in Python.
 
 >>> print(rule_source(Variant("sgd", "float64")).text, end="")
 def sgd_float64(table, chunks, h_s, h_k, h_step):
@@ -59,8 +59,8 @@ from cyopt.cuda.layout import (
 from cyopt.cuda.rewrite import DoubleRewriter, RuleRewriter, parse
 
 VECTOR_BYTES = 16  # of a load or store by one thread
-CHUNK_BYTES = 4 * THREADS * VECTOR_BYTES  # of a parameter, that a block updates
-# What the text of `decide` calls.
+CHUNK_BYTES = 4 * THREADS * VECTOR_BYTES  # of a parameter that one block updates
+# Functions of `cyopt.rules` that `decide` calls.
 _OF_STEPS = (
     "power_by_squaring",
     "decayed",
@@ -81,11 +81,11 @@ class Variant(NamedTuple):
     averaged: bool = False  # ema
     zeroed: bool = False  # zero_grads
     decided: bool = False  # scalars, and whether to skip, are read from memory
-    sets: int = 1  # of scalars among the arguments: those of groups, and of numbers of steps
+    sets: int = 1  # sets of scalars among the arguments, one for each group and number of steps
 
     @property
     def name(self) -> str:
-        """A name that is a function's as well."""
+        """A name that is valid for a function."""
         options = [name for name in self._fields[2:-1] if getattr(self, name)]
         sets = [f"{self.sets}_sets"] if self.sets > 1 else []
         return "_".join([self.rule, self.dtype, *options, *sets])
@@ -111,7 +111,7 @@ class Variant(NamedTuple):
 class Source(NamedTuple):
     """The text of a kernel, and its arguments: addresses or counts, then scalars of its dtype.
 
-    There may be several sets of the scalars, one after the other.
+    There may be several sets of scalars, one after another.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Source(NamedTuple):
 
 
 def _rule(variant: Variant) -> tuple[list[str], list[str]]:
-    """What is done with one element of each array, and the scalars that it takes."""
+    """The statements for one element of each array, and the scalars that they use."""
     rule, rewriter = rules.RULES[variant.rule], RuleRewriter()
     flags = {"coupled": variant.coupled, "limited": variant.limited}
     lines = rewriter.lines(rules.prologue, flags, {})
@@ -160,7 +160,7 @@ def _decision(variant: Variant, scalars: Sequence[str]) -> list[str]:
 
 
 def _choice(variant: Variant, scalars: Sequence[str]) -> list[str]:
-    """The set of scalars of the array, out of several; by comparing, as arguments have no index."""
+    """Choose the array's set of scalars by comparisons, because arguments have no index."""
     lines = [f"own = load_int(row + {8 * SET})"]
     for name in scalars:
         chosen = f"h0_{name}"
@@ -179,7 +179,7 @@ def _arguments(variant: Variant, scalars: Sequence[str]) -> list[str]:
 
 
 def _loops(variant: Variant) -> list[str]:
-    """Vectors where all arrays are aligned for them, then what is left, element by element."""
+    """Vectors if all arrays are aligned for them, then the rest element by element."""
     arrays, size = list(variant.columns), variant.itemsize
     written = [name for name in arrays if name != "g"]
     width = VECTOR_BYTES // size
@@ -215,8 +215,8 @@ def _loops(variant: Variant) -> list[str]:
 def rule_source(variant: Variant) -> Source:
     """The kernel of a variant, in which each block updates a chunk of one array.
 
-    A number of `chunks` has the row of the array in its upper half, the place of the chunk in the
-    array in its lower one. A row is of `cyopt.cuda.layout`.
+    An entry of `chunks` has the row of the array in its upper half, and the number of the chunk in
+    the array in its lower half. `cyopt.cuda.layout` describes a row.
     """
     rule, scalars = _rule(variant)
     arguments = ["table", "chunks", *_arguments(variant, scalars)]

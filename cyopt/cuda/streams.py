@@ -1,4 +1,4 @@
-"""The stream on which a list of parameters is stepped, and the order with those of its arrays."""
+"""The stream of a step over a list of parameters, and its order with the arrays' streams."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Streams:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        # Of each library, or each stream of arrays that have their own: what tells the handle, and
-        # an array to ask.
+        # For each library, or each stream where arrays have their own: a function that returns the
+        # handle, and an array to call it with.
         self._lenders: list[tuple[Callable[[Any, int], int], Any]] = []
 
     def lend(self, arrays: Sequence[Any]) -> None:
-        """Steps are ordered with the streams of these arrays from now on, parameters first.
+        """Order steps with the streams of these arrays from now on; parameters come first.
 
-        None stands where no array is. The first one of each stream is kept alive.
+        None stands for no array. The first array of each stream is kept alive.
         """
         first: dict[Any, Any] = {}
         for cls in dict.fromkeys(map(type, arrays)):
@@ -38,7 +38,7 @@ class Streams:
         self._lenders = [(libraries.of(array).stream, array) for array in first.values()]
 
     def give_back(self) -> None:
-        """Keep none of them alive."""
+        """Release the arrays that are kept alive."""
         self._lenders = []
 
     def run(
@@ -49,7 +49,7 @@ class Streams:
         action: Callable[..., Result],
         *args: Any,
     ) -> Result:
-        """`action(*args, stream, captured)`: on which stream, and whether a CUDA graph captures it.
+        """`action(*args, stream, captured)`; `captured` says whether a CUDA graph captures it.
 
         `chosen` is the caller's stream, or None; for the flags see `check_capture`.
         """
@@ -61,7 +61,7 @@ class Streams:
         else:
             stream, others = libraries.stream_handle(chosen), set()
         with self._device:
-            # The default stream cannot be captured, and asking is a call of the driver.
+            # The default stream cannot be captured, and asking takes a driver call.
             asks = others or stream != libraries.LEGACY_STREAM
             captured = asks and self._is_captured([stream, *others])
             if captured:
@@ -70,7 +70,7 @@ class Streams:
                 self._device.order(stream, other)
             try:
                 result = action(*args, stream, captured)
-            except BaseException:  # such as an interrupt behind the launches
+            except BaseException:  # such as an interrupt after the launches
                 with suppress(Exception):  # which would hide it
                     self._order_behind(others, stream)
                 raise
@@ -94,7 +94,7 @@ class Streams:
 
 
 def check_capture(capturable: bool, is_ready: bool) -> None:
-    """Raise RuntimeError where a graph must not hold a step.
+    """Raise RuntimeError if a graph must not contain the step.
 
     `is_ready` says that the GPU has the counters, which are uploaded outside of a capture.
     """
@@ -102,7 +102,7 @@ def check_capture(capturable: bool, is_ready: bool) -> None:
         raise RuntimeError(
             "the stream is captured into a CUDA graph, whose replays would repeat this step's"
             " numbers, such as bias corrections, and count no step; step outside of the graph, or"
-            " by an optimizer such as cyopt.Adam, made with capturable=True"
+            " make the optimizer, such as cyopt.Adam, with capturable=True"
         )
     if not is_ready:
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""What kernels read about the arrays of a list: memory of a GPU that follows a NumPy array."""
+"""What kernels read about the arrays of a list: GPU memory that mirrors a NumPy array."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Table:
 
     @property
     def address(self) -> int:
-        """Of the copy."""
+        """The device address of the copy."""
         return self._memory.address
 
     def set(self, values: Any, place: Any) -> None:
-        """Put other values into a part of it."""
+        """Set a part of it."""
         if not (self.host[place] == values).all():
             self.host[place], self.changed = values, True
 
     def upload(self, stream: int, captured: bool = False) -> None:
-        """Copy it, if it was changed, in the order of a stream; never waits.
+        """Copy it to the GPU, if it was changed, in the order of a stream; never waits.
 
-        A graph copies, at each replay, what there was when it was captured. So once there is one,
-        each step beside it copies anew.
+        At each replay a graph copies the values of its capture. So once there is a graph, each step
+        outside of it copies again.
         """
         if captured:
             self._captured.append(self._device.pinned(self.host.shape))
@@ -54,7 +54,7 @@ class Table:
 
 
 def chunks_of(row: int, size: int, chunk: int) -> np.ndarray[Any, Any]:
-    """A number for each chunk of an array: the array's row; in the lower half, the chunk's place.
+    """An integer per chunk of an array: the array's row; in the lower half, the chunk's number.
 
     >>> [hex(number) for number in chunks_of(3, 100, 64)]
     ['0x300000000', '0x300000001']

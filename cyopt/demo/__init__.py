@@ -20,7 +20,7 @@ LIBRARIES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the demo's arguments on a parser of the caller's."""
+    """Declares the demo's arguments on the caller's parser."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.description = (
         "Train a multilayer perceptron, written in plain NumPy, on the 1,797 handwritten digits of"
@@ -85,11 +85,11 @@ def _optimizer(text: str) -> str:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive integer")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 0 to 2**32 - 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to 2**32 - 1")
     return int(text)

@@ -46,7 +46,7 @@ def train_with_progress(
 ) -> None:
     """`train` under a progress bar that disappears at the end.
 
-    Products of this size gain nothing by a second thread of BLAS, and on a busy machine each waits
+    Products of this size gain nothing from a second BLAS thread, and on a busy machine each waits
     milliseconds for it.
     """
     with Progress(console=console, transient=True) as progress, threadpool_limits(1, "blas"):

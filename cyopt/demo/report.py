@@ -84,7 +84,7 @@ def draw_losses(axes: Axes, comparison: Comparison) -> None:
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(title="four curves, one on the other", fontsize=8, title_fontsize=8)
+    axes.legend(title="four curves, on top of each other", fontsize=8, title_fontsize=8)
 
 
 def draw_times(axes: Axes, comparison: Comparison) -> None:

@@ -44,7 +44,7 @@ class Run:
     label: str
     params: Arrays
     step: Callable[[Arrays], object]
-    optimizer_ns: list[int] = field(default_factory=list)  # each call of step alone
+    optimizer_ns: list[int] = field(default_factory=list)  # each call of step only
     loop_ns: list[int] = field(default_factory=list)  # with forward and backward pass
     epoch_losses: list[float] = field(default_factory=list)  # mean over the batches
     accuracy: float = 0.0
@@ -127,7 +127,7 @@ def train(
     seed: int,
     advance: Callable[[], None],
 ) -> None:
-    """Every run sees the same batches; they take turns by the epoch, a different one first."""
+    """Every run sees the same batches; runs take turns by epoch, each time another one first."""
     random = np.random.default_rng(seed)
     count = len(digits.train_labels)
     runs = comparison.runs

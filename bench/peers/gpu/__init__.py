@@ -1,1 +1,1 @@
-"""What else takes a step on a GPU. `cyopt.bench.gpu.subject` waits for it, for all alike."""
+"""What else takes a step on a GPU. `cyopt.bench.gpu.subject` waits for all of them alike."""

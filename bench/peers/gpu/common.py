@@ -15,7 +15,7 @@ from ..common import adam_scalars
 
 
 class Copies:
-    """Parameters, gradients and state of a case, by what a library makes of a NumPy array.
+    """Parameters, gradients and state of a case, as what a library makes of a NumPy array.
 
     `assign` copies the elements of a NumPy array into one of the library's, `to_host` back.
     """
@@ -34,14 +34,14 @@ class Copies:
         self.states = [[made_of(p.reshape(-1)) for p in case.params] for _ in range(n_states)]
 
     def reset(self) -> None:
-        """The parameters are the case's, and the state is zero."""
+        """Set the parameters to the case's, and the state to zero."""
         self._fill(self.params, self.case.params)
         for state in self.states:
             for array, param in zip(state, self.case.params, strict=True):
                 self.assign(array, 0 * param.reshape(-1))
 
     def read_grads(self) -> None:
-        """The gradients are the case's."""
+        """Set the gradients to the case's."""
         self._fill(self.grads, self.case.grads)
 
     def results(self) -> Sequence[Array]:

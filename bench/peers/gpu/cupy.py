@@ -1,4 +1,4 @@
-"""CuPy: Adam as an elementwise kernel of one's own, as a user of CuPy would write it."""
+"""CuPy: Adam as a custom elementwise kernel, as a user of CuPy would write it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _adam = cuda.jit(_kernel)
 
 
 def plain(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
-    """With scalars of the arrays' dtype: Python's would make all arithmetic double."""
+    """With scalars of the arrays' dtype: Python floats would make all arithmetic double."""
     if case.rule.name != "adam":
         return []
     real = case.dtype.type
