@@ -5,7 +5,7 @@ import pytest
 from cyopt import _cpu
 
 pytest.register_assert_rewrite(
-    "models", "same_bits", "worlds", "gpu_pair"
+    "models", "same_bits", "worlds", "gpu_pair", "torch_pair"
 )  # their failures show values
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import types
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("expecttest")  # by torch's own list of configurations
 
 from torch.testing._internal.common_optimizers import optim_db  # noqa: E402
+from torch_pair import both, leaf, one, steps  # noqa: E402
 
 import cyopt  # noqa: E402
-from cyopt.integrations import _tensors  # noqa: E402
 from cyopt.integrations import torch as ours  # noqa: E402
 
 NAMES = ["SGD", "RMSprop", "Adagrad", "Adam", "AdamW"]
@@ -21,8 +20,11 @@ NAMES = ["SGD", "RMSprop", "Adagrad", "Adam", "AdamW"]
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-13}
 
 
+THEIRS = {"foreach": False}
+
+
 def configurations():
-    """torch's own list, but for what cyopt refuses."""
+    """torch's own list, except for what cyopt refuses."""
     for info in optim_db:
         name = info.optim_cls.__name__
         for i, case in enumerate(info.optim_inputs_func("cpu") if name in NAMES else ()):
@@ -55,7 +57,7 @@ def close(a, b, tolerance):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("name", "kwargs"), list(configurations()))
-def test_every_configuration_of_torchs_own_list(name, kwargs, dtype, monkeypatch):
+def test_every_configuration_of_torchs_own_list_agrees(name, kwargs, dtype, monkeypatch):
     if isinstance(kwargs.get("lr"), torch.Tensor):
         kwargs = {**kwargs, "lr": kwargs["lr"].clone()}
     theirs, their_opt = run(torch.optim, name, kwargs, dtype)
@@ -75,185 +77,6 @@ def test_every_configuration_of_torchs_own_list(name, kwargs, dtype, monkeypatch
             assert close(ours_state[key], value, TOLERANCE[dtype]), key
 
 
-def test_state_without_a_count_is_that_of_a_first_step():
-    w = torch.ones(3, requires_grad=True)
-    opt = ours.Adam([w], lr=0.5)
-    for _ in range(2):
-        w.grad = torch.ones(3)
-        opt.step()
-        opt.state[w].pop("step")
-    w.grad = torch.ones(3)
-    opt.step()
-    assert opt.state[w]["step"] == 1
-
-
-@pytest.mark.parametrize(
-    "counter",
-    [
-        *(torch.tensor(x) for x in (3.0, 3, [3.0], 3.5)),
-        *(torch.tensor(3.0, dtype=t) for t in (torch.float64, torch.float16, torch.bfloat16)),
-    ],
-    ids=str,
-)
-def test_a_count_is_taken_from_whatever_holds_it(counter):
-    def stepped(count):
-        w = torch.ones(3, requires_grad=True)
-        opt = ours.Adam([w], lr=0.5)
-        w.grad = torch.tensor([1.0, -2.0, 3.0])
-        opt.step()
-        opt.state[w]["step"] = torch.tensor(3.0) if count is None else count
-        opt.step()
-        return w.detach()
-
-    counted = counter.clone()
-    assert torch.equal(stepped(counted), stepped(None))
-    assert int(counted) == 4
-
-
-@pytest.mark.parametrize(
-    "count",
-    [
-        *(torch.tensor(x) for x in (float("nan"), float("inf"), True, 3j)),
-        *(1, 1.0, torch.ones(2), torch.ones(1).to_sparse(), torch._neg_view(torch.tensor(3.0))),
-    ],
-    ids=str,
-)
-def test_a_count_that_is_none_is_refused(count):
-    params = [torch.ones(3, requires_grad=True) for _ in range(2)]
-    opt = ours.Adam(params)
-    for w in params:
-        w.grad = torch.ones(3)
-    opt.step()
-    before, opt.state[params[0]]["step"] = [w.detach().clone() for w in params], count
-    with pytest.raises((TypeError, ValueError, OverflowError)):
-        opt.step()
-    assert all(torch.equal(w.detach(), b) for w, b in zip(params, before, strict=True))
-    assert opt.state[params[1]]["step"] == 1
-
-
-def counts(opt):
-    return [float(opt.state[p]["step"]) for group in opt.param_groups for p in group["params"]]
-
-
-def test_counts_are_those_of_torch_whatever_is_done_to_them():
-    def follow(module, **own):
-        params = [torch.ones(2, requires_grad=True) for _ in range(3)]
-        opt, seen = module.Adam(params, **own), []
-
-        def step(*given):
-            for i, p in enumerate(params):
-                p.grad = torch.ones(2) if i in given else None
-            opt.step()
-            seen.extend([counts(opt), [p.tolist() for p in params]])
-
-        step(0, 1, 2)
-        held = opt.state[params[0]]["step"]
-        step(0, 2)
-        seen.append([float(held)])
-        opt.state[params[1]]["step"].fill_(7)
-        step(0, 1, 2)
-        opt.param_groups[0]["params"].reverse()
-        step(0)
-        step(2)
-        opt.state[params[2]]["step"] = torch.tensor(20.0)
-        step(1, 2)
-        opt.load_state_dict(copy.deepcopy(opt.state_dict()))
-        step(0, 1)
-        opt.add_param_group({"params": [extra := torch.ones(2, requires_grad=True)]})
-        params.append(extra)
-        step(0, 1, 2, 3)
-        opt.state.clear()
-        step(0, 1, 2, 3)
-        return seen
-
-    ours_seen, theirs = follow(ours), follow(torch.optim, foreach=False, fused=False)
-    for mine, other in zip(ours_seen, theirs, strict=True):
-        assert np.allclose(mine, other, rtol=3e-6, atol=0)  # another order of operations
-
-
-def test_a_state_that_was_taken_away_is_counted_on_as_by_torch():
-    def follow(module, **own):
-        w = torch.ones(4, requires_grad=True)
-        opt = module.Adam([w], lr=0.1, **own)
-
-        def steps(n):
-            for _ in range(n):
-                w.grad = torch.ones(4)
-                opt.step()
-
-        steps(1)
-        other = copy.deepcopy(opt.state_dict())
-        steps(2)
-        saved = opt.state_dict()
-        opt.load_state_dict(other)
-        steps(1)
-        seen = [float(saved["state"][0]["step"])]
-        opt.load_state_dict(saved)
-        opt.state[w]["step"].share_memory_()
-        steps(1)
-        opt.state[w]["step"].data = torch.tensor(9.0)
-        steps(1)
-        return [*seen, *counts(opt), *w.tolist()]
-
-    assert np.allclose(follow(ours), follow(torch.optim, foreach=False), rtol=3e-6, atol=0)
-
-
-@pytest.mark.skipif(_tensors._TABLE is None, reason="torch is older than 2.10")
-def test_one_is_added_to_counters_alone():
-    one, two = torch.tensor(1.0), torch.tensor(2.0)
-    assert _tensors._TABLE.count([one, two]) and (one, two) == (2, 3)
-    others = [
-        torch.tensor(1.0).double(),
-        torch.tensor(1),
-        torch.ones(1),
-        torch.tensor(1).bfloat16(),
-    ]
-    for other in others:
-        before = other.clone()
-        assert not _tensors._TABLE.count([one, other])
-        assert one == 2 and torch.equal(other, before)
-
-
-class Tagged(torch.Tensor):
-    """A subclass, which may be more than its memory."""
-
-
-def test_subclasses_of_tensors_go_the_long_way(monkeypatch):
-    p = torch.nn.Parameter(torch.ones(4).as_subclass(Tagged))
-    opt = ours.SGD([p], lr=0.5, momentum=0.5)
-    p.grad = torch.ones(4)
-    fails = types.SimpleNamespace(count=None, arrays=None)
-    monkeypatch.setattr(_tensors, "_TABLE", fails)
-    opt.step()
-    assert torch.equal(p.detach(), torch.full((4,), 0.5))
-
-
-@pytest.mark.skipif(_tensors._TABLE is None, reason="torch is older than 2.10")
-def test_tensors_as_arrays_of_the_same_memory():
-    whole = torch.arange(24.0).reshape(2, 3, 4)
-    for tensor in (whole, whole[:, 1:, ::2], whole.permute(2, 0, 1), whole[1, 2, 3]):
-        for value in (tensor, tensor.double(), tensor.clone().requires_grad_()):
-            (array,) = _tensors._TABLE.arrays([value])
-            expected = value.detach().numpy()
-            assert np.array_equal(array, expected) and array.dtype == expected.dtype
-            assert (array.shape, array.strides) == (expected.shape, expected.strides)
-            assert array.ctypes.data == value.data_ptr()
-            assert array.flags.writeable and array.base is value
-            for flag in ("aligned", "c_contiguous", "f_contiguous", "owndata"):
-                assert getattr(array.flags, flag) == getattr(expected.flags, flag), flag
-    kept = _tensors._TABLE.arrays([torch.full((1000,), 3.0)])[0]
-    assert (kept == 3).all()
-    for other in (
-        whole[:0],
-        emptied,
-        whole.half(),
-        whole.int(),
-        whole.to(torch.complex64),
-        whole.to_sparse(),
-    ):
-        assert _tensors._TABLE.arrays([whole, other]) is None
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_state_goes_to_torch_and_comes_from_it(name):
     kwargs = {"lr": 0.1, **({"momentum": 0.9} if name in ("SGD", "RMSprop") else {})}
@@ -271,13 +94,6 @@ def test_state_goes_to_torch_and_comes_from_it(name):
         opt.step()
         other.step()
         assert all(close(p, q, 1e-14) for p, q in zip(params, again, strict=True))
-
-
-def one(name="Adam", **kwargs):
-    p = torch.ones(4, requires_grad=True)
-    opt = getattr(ours, name)([p], lr=0.1, **kwargs)
-    p.grad = torch.ones(4)
-    return p, opt
 
 
 def test_a_stale_graph_raises():
@@ -343,17 +159,7 @@ def test_gradients_of_any_strides_and_dense_parameters_of_any_order():
         assert opt.state[p]["exp_avg"].stride() == p.stride()
 
 
-def test_a_conjugated_gradient_is_resolved():
-    p, opt = one("SGD")
-    p.data = p.data.double()
-    z = torch.complex(torch.zeros(4).double(), torch.arange(4.0).double())
-    p.grad = z.conj().imag  # a view with the negative bit
-    assert p.grad.is_neg()
-    opt.step()
-    assert torch.equal(p, 1 + 0.1 * torch.arange(4.0).double())
-
-
-def test_hooks_closures_schedulers_and_groups():
+def test_hooks_closures_schedulers_and_groups_act_as_in_torch():
     w, b = (torch.ones(3, requires_grad=True) for _ in "wb")
     opt = ours.Adam([{"params": [w]}, {"params": [b], "lr": 0.5}], lr=0.1)
     seen = []
@@ -379,7 +185,7 @@ def test_hooks_closures_schedulers_and_groups():
     assert torch.all(extra < 1)
 
 
-def test_a_scheduler_that_changes_betas():
+def test_a_scheduler_may_change_betas():
     p, opt = one()
     q = torch.ones(4, requires_grad=True)
     q.grad = p.grad.clone()
@@ -392,7 +198,54 @@ def test_a_scheduler_that_changes_betas():
     assert close(p, q, TOLERANCE[torch.float32])
 
 
-def test_copies():
+def test_nesterov_takes_a_momentum_that_reaches_zero():
+    def run(module):
+        w = leaf(2)
+        opt = module.SGD([w], lr=0.1, momentum=0.9, nesterov=True)
+        for momentum in (0.9, 0.0, 0.5):
+            opt.param_groups[0]["momentum"] = momentum
+            steps(opt, [w])
+        return w.tolist()
+
+    both(run)
+
+
+def test_a_learning_rate_just_below_zero_acts_as_in_torch():
+    def run(module):
+        w = leaf(2)
+        opt = module.AdamW([w], lr=1e-3)
+        schedule = torch.optim.lr_scheduler.LinearLR(opt, 0.1, 0.0, 5)
+        for _ in range(8):
+            steps(opt, [w])
+            schedule.step()
+        assert -1e-15 < opt.param_groups[0]["lr"] < 0
+        return w.tolist()
+
+    both(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("Adam", {"lr": torch.tensor(0.1), "betas": (torch.tensor(0.5), torch.tensor(0.75))}),
+        ("Adam", {"eps": torch.tensor(0.25), "maximize": 1}),
+        ("SGD", {"momentum": torch.tensor(0.5), "nesterov": 1}),
+        ("SGD", {"momentum": 0.0, "dampening": 0.5}),
+        ("RMSprop", {"alpha": torch.tensor(0.5), "momentum": torch.tensor(0.5)}),
+    ],
+    ids=str,
+)
+def test_numbers_may_have_torchs_forms(name, numbers):
+    def run(module):
+        a, b = leaf(2), leaf(2, value=2.0)
+        opt = getattr(module, name)([a, b], **{**numbers, **(THEIRS if module is not ours else {})})
+        steps(opt, [a, b], 3)
+        return [*a.tolist(), *b.tolist()]
+
+    both(run)
+
+
+def test_a_copy_steps_as_its_original():
     p, opt = one()
     opt.step()
     for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
@@ -449,28 +302,18 @@ def test_a_refused_step_leaves_no_state(spoil, message):
     assert len(opt.state) == 0
 
 
-def emptied():
-    tensor = torch.ones(4)
-    tensor.untyped_storage().resize_(0)
-    return tensor
+def test_a_step_runs_inside_torch_compile():
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    opt = ours.Adam([param], lr=0.5)
 
-
-@pytest.mark.parametrize("which", ["data", "grad"])
-def test_a_tensor_without_memory_is_refused(which):
-    p, opt = one()
-    opt.step()
-    setattr(p, which, emptied())
-    with pytest.raises(ValueError, match="has no memory"):
+    def train():
+        (param * param).sum().backward()
         opt.step()
-    assert counts(opt) == [1]
+        opt.zero_grad()
 
-
-def test_a_complex_parameter_is_refused():
-    p = torch.ones(2, dtype=torch.complex64)
-    opt = ours.SGD([p], lr=0.1)
-    p.grad = torch.ones(2, dtype=torch.complex64)
-    with pytest.raises(TypeError, match="complex64"):
-        opt.step()
+    torch.compile(train, backend="eager")()
+    assert (param == 0.5).all()
 
 
 def test_bits_are_those_of_cyopt():

@@ -5,7 +5,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gpu_pair import interrupt_after_the_step  # noqa: E402
-from test_torch import NAMES, emptied, one, run  # noqa: E402
+from test_torch import NAMES, run  # noqa: E402
+from torch_pair import emptied, one  # noqa: E402
 
 import cyopt  # noqa: E402
 from cyopt.cuda import libraries  # noqa: E402
@@ -43,7 +44,7 @@ def test_on_a_gpu_the_bits_are_those_on_the_cpu(name, dtype, request):
             assert torch.equal(opt.state[p][key], value), key
 
 
-def test_on_a_gpu_any_strides_and_orders(torch_on_gpu):
+def test_on_a_gpu_strides_and_orders_may_be_any(torch_on_gpu):
     w = torch.arange(120.0).reshape(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     w.requires_grad_()
     g = torch.arange(120.0).reshape(5, 4, 3, 2).permute(3, 2, 1, 0)
@@ -64,7 +65,7 @@ def test_on_a_gpu_any_strides_and_orders(torch_on_gpu):
         (lambda w: w.half(), "float16; expected float32"),
     ],
 )
-def test_tensors_on_a_gpu_that_are_refused(torch_on_gpu, spoil, message):
+def test_tensors_on_a_gpu_that_share_no_plain_memory_are_refused(torch_on_gpu, spoil, message):
     w = torch.ones(4)
     opt = cyopt.SGD([w])
     opt.step([torch.ones(4)])
@@ -74,7 +75,7 @@ def test_tensors_on_a_gpu_that_are_refused(torch_on_gpu, spoil, message):
     assert torch.equal(w, before)
 
 
-def test_an_empty_tensor_on_a_gpu_and_what_is_none_there(torch_on_gpu):
+def test_on_a_gpu_an_empty_tensor_is_taken_and_no_other_thing_of_torch(torch_on_gpu):
     w, empty = torch.ones(4), torch.ones(0)
     opt = cyopt.SGD([w, empty], lr=0.5)
     for _ in range(2):
