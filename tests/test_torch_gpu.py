@@ -155,6 +155,19 @@ def test_a_graph_that_needs_a_gradient_that_was_zeroed_refuses_to_run(torch_on_g
         assert grad._version == 2 and other._version == 0
 
 
+def test_a_graph_that_saved_state_refuses_to_run(torch_on_gpu):
+    w, v, other = torch.ones(3), torch.zeros(3), torch.zeros(3)
+    for grad in (torch.ones(3), None, torch.ones(3), torch.ones(3)):
+        x = torch.ones(3, requires_grad=True)
+        saved, unwritten = (x * v).sum(), (x * other).sum()
+        cyopt.sgd_([w, w.clone()], [grad, None], [v, other], lr=0.5, momentum=0.5)
+        if grad is not None:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                saved.backward()
+        unwritten.backward()
+    assert (w._version, v._version, other._version) == (3, 3, 0)
+
+
 def test_a_tensor_of_inference_has_no_version(torch_on_gpu):
     with torch.inference_mode():
         w = torch.ones(3)

@@ -32,7 +32,6 @@ class KeptPlan(Plan):
         """Keep it for calls with these arrays, parameters first, of which it holds none."""
         self._arrays = libraries.places(arrays)
         self._lock = threading.Lock()
-        self._lent: list[Any] = []
         self._dtypes = {param.dtype for param in self._params}
         self._node = trees.structure(self._params)
         for own in (self._params, self._averages, *self._states):

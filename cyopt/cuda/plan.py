@@ -69,6 +69,8 @@ class Plan:
             for i, average in enumerate(averages)
             if average and average.size and not group_specs[group_of[i]].average_from_zeros
         ]
+        self._clears = [group_specs[g].zero_grads for g in group_of]  # each one's gradient
+        self._lent: list[Any] = []  # by the caller of a `KeptPlan`, for one step
         self._chunks = Table(self._device, (max(count_chunks(params), 1),))
         self._batches: list[Batch] = []
         self._given: list[int] = []  # the parameters with a gradient, and their groups
@@ -142,7 +144,7 @@ class Plan:
             self._rows.set(addresses, np.s_[:, GRAD])
             known.addresses = addresses
             self._known_grads = known
-        libraries.notify(self._writers, values, given)
+        libraries.notify(self._writers, self._lent or values, given)
         return self._streams.run(stream, self._capturable, self._current, self._launch)
 
     def same_params(self, values: list[Any]) -> bool:
@@ -156,20 +158,17 @@ class Plan:
         arrays, owners = self._owners(), [None if grad is None else grad.owner for grad in grads]
         self._streams.lend([*arrays, *owners])
         self._given = [i for i, grad in enumerate(grads) if grad is not None]
-        cleared = list(filter(self._clears, self._given))
-        self._writers = libraries.writers(arrays, self._given), libraries.writers(owners, cleared)
+        cleared = [i for i in self._given if self._clears[i]]
+        written = [i + j for j in range(0, len(arrays), len(grads)) for i in self._given]
+        self._writers = libraries.writers(arrays, written), libraries.writers(owners, cleared)
         libraries.notify(self._writers, arrays, owners)
         done = self._streams.run(stream, self._capturable, self._current, self._anew, grads, norms)
         self._known_grads = libraries.places(owners)
         return done
 
     def _owners(self) -> list[Any]:
-        """The caller's arrays but gradients, parameters first."""
+        """The caller's arrays except gradients: columns of the parameters, then of their state."""
         return [param.owner for param in self._params]
-
-    def _clears(self, i: int) -> bool:
-        """Whether a step sets the gradient of this parameter to zero."""
-        return self._group_specs[self._group_of[i]].zero_grads
 
     def _anew(
         self, grads: Sequence[DeviceArray | None], norms: bool, stream: int, captured: bool
@@ -192,7 +191,7 @@ class Plan:
         if is_dense_like(grad, param) or not param.size:
             return grad.address
         if i not in self._gatherers:
-            self._gatherers[i] = Gatherer(self._device, param, self._clears(i))
+            self._gatherers[i] = Gatherer(self._device, param, self._clears[i])
         self._gathered.add(i)
         self._gatherers[i].take(grad)
         return self._gatherers[i].address
@@ -220,7 +219,7 @@ class Plan:
             coupled=coupled,
             limited=limited,
             averaged=self._averages[i] is not None,
-            zeroed=self._clears(i),
+            zeroed=self._clears[i],
             decided=self._decides,
         )
 
