@@ -9,13 +9,13 @@ import numpy as np
 
 from cyopt import _cpu, calls
 from cyopt.arrays import as_array_on, check_like, check_param, device_of, same_order
-from cyopt.cuda.libraries import is_on_gpu
+from cyopt.cuda.libraries import is_on_gpu, notify_of
 from cyopt.given import GroupSpec, as_grads, as_params
 from cyopt.group import Group
 from cyopt.hyper import INITIAL, Hyper, checked_number, is_scheduled
 from cyopt.measured import measurements
 from cyopt.optimizer import Optimizer
-from cyopt.parameters import AVERAGE, by_slot, written_ranges
+from cyopt.parameters import AVERAGE, by_slot, written_by_step, written_ranges
 from cyopt.rounding import check_rounded
 
 
@@ -39,6 +39,7 @@ def step(
     if stream is not None:
         raise TypeError("stream is given, but the arrays are on the CPU: leave it out")
     plan, checked = _planned(_cpu.Plan, group_spec, values, grads, columns, hyper, numbers.step)
+    notify_of(written_by_step([values, *columns.values()], grads, [group_spec] * len(values)))
     plan.set_hypers([hyper])
     call = _cpu.Call(plan)
     if not group.schedules:  # of a framework's default: another number at each step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from cyopt.arrays import (
     full_like,
 )
 from cyopt.cuda.arrays import DeviceArray
+from cyopt.cuda.libraries import notify_of
 from cyopt.given import GroupSpec, Spec, as_grads, as_params, as_same_params
 from cyopt.hyper import Hyper
 from cyopt.measured import Done
@@ -154,8 +155,10 @@ class ParameterList:
             plan = self.plan = self._make_plan(values)
             plan.set_hypers(hypers, versions)
         checked = as_grads(given, self.names, self.specs, self.group_spec_of, plan.written)
-        if self.device is None and not all(isinstance(value, np.ndarray) for value in values):
-            self.plan = None  # DLPack's addresses are good for one step
+        if self.device is None:
+            if not all(isinstance(value, np.ndarray) for value in values):
+                self.plan = None  # DLPack's addresses are good for one step
+            notify_of(written_by_step([values], given, self.group_spec_of))
         done = plan.run(checked, norms, *where)
         return done  # nothing may fail after the step
 
@@ -238,6 +241,23 @@ def _new_state(param: Array, group_spec: GroupSpec) -> dict[str, Array]:
             else:
                 state[AVERAGE][...] = param
     return state
+
+
+def written_by_step(
+    columns: Sequence[Sequence[Any]], grads: Sequence[Any], group_specs: Sequence[GroupSpec]
+) -> list[Any]:
+    """What a step writes of a caller's arrays that are not NumPy's.
+
+    `columns` are parameters, and what else a caller has of each; the others are gradients.
+    """
+    rows = zip(*columns, strict=True)
+    written = [
+        array
+        for row, grad, group_spec in zip(rows, grads, group_specs, strict=True)
+        if grad is not None
+        for array in (*row, grad if group_spec.zero_grads else None)
+    ]
+    return [array for array in written if not isinstance(array, np.ndarray | NoneType)]
 
 
 def by_slot(

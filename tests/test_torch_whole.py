@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 from test_torch import NAMES  # noqa: E402
 from torch_pair import one  # noqa: E402
 
+import cyopt  # noqa: E402
 from cyopt.integrations import torch as ours  # noqa: E402
 
 
@@ -68,6 +69,34 @@ def test_a_graph_that_saved_state_refuses_to_run(name):
         opt.step()
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             saved.backward()
+
+
+@pytest.mark.parametrize("how", ["bound", "unbound", "update", "function"])
+def test_a_graph_over_tensors_that_cyopt_itself_steps_refuses_to_run(how):
+    w, grad, v, other = (torch.full((3,), x) for x in (1.0, 1.0, 0.0, 1.0))
+    keyed, unbound = (cyopt.SGD(lr=0.5, momentum=0.9) for _ in range(2))
+    groups = [{"params": [w], "zero_grads": True}, {"params": [other]}]
+    bound = cyopt.SGD(groups, lr=0.5, momentum=0.9) if how == "bound" else None
+    for _ in range(3):
+        x = torch.ones(3, requires_grad=True)
+        products = [(x * tensor).sum() for tensor in (w, grad, v)]
+        if how == "bound":
+            bound.step([[grad], [None]])
+        elif how == "unbound":
+            unbound.step([grad], [w])
+        elif how == "update":
+            keyed.update("w", w, grad)
+        else:
+            cyopt.sgd_(w, grad, v, lr=0.5, momentum=0.9)
+        written = [True, how == "bound", how == "function"]
+        for product, is_written in zip(products, written, strict=True):
+            if is_written:
+                with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                    product.backward()
+            else:
+                product.backward()
+        grad = torch.ones(3)
+    assert (w._version, other._version) == (3, 0)
 
 
 def test_the_dict_of_a_parameters_state_stays_the_same():

@@ -98,6 +98,11 @@ def notify(writers: Sequence[Writers], *columns: list[Any]) -> None:
             written(arrays if len(members) == len(arrays) else [arrays[i] for i in members])
 
 
+def notify_of(arrays: list[Any]) -> None:
+    """Notify the libraries of arrays, on any device, which the next step writes."""
+    notify([writers(arrays, range(len(arrays)))], arrays)
+
+
 def _asked(cls: type) -> tuple[Any, ...]:
     """How `_cpu.Places` asks arrays of a type."""
     library = _of_type(cls)
@@ -241,10 +246,14 @@ def _type_has_interface(value: Any) -> bool:
 def _torch_written(values: list[Any]) -> None:
     """As by torch's own optimizers: a graph that needs the old numbers then refuses to run."""
     torch = sys.modules["torch"]
+    increment = getattr(torch.autograd.graph, "increment_version", None)
+    if increment is None:
+        raise RuntimeError(f"torch is {torch.__version__}; expected 2.1 or newer")
     try:
-        torch.autograd.graph.increment_version(values)
-    except (AttributeError, TypeError) as error:
-        raise RuntimeError(f"torch is {torch.__version__}; expected 2.7 or newer") from error
+        increment(values)
+    except TypeError:  # before torch 2.7, one by one
+        for value in values:
+            increment(value)
 
 
 def _cupy_interface(value: Any, what: str) -> dict[str, Any]:
