@@ -13,6 +13,7 @@ from perceptrons import OWN, SETTINGS, WAYS, a_fit, a_warm_start, counted, ended
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
+import cyopt
 from cyopt.integrations.sklearn import accelerate
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -211,3 +212,27 @@ def test_an_infinite_gradient_is_taken_as_it_is(steps):
     assert same(own[:3], ours[:3])
     assert own[3] and not ours[3]  # NumPy warns; cyopt does not
     assert steps == ["adam_", "adam_"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_leaves_a_step_whole(when, monkeypatch):
+    """The `fit` of scikit-learn ends quietly on it, and a partial_fit may go on."""
+    adam_ = cyopt.adam_
+
+    def interrupted(*arrays, **numbers):
+        if when == "after":
+            adam_(*arrays, **numbers)
+        raise KeyboardInterrupt
+
+    param, twin, grad = np.ones(3), np.ones(3), np.full(3, 0.5)
+    optimizer, other = AdamOptimizer([param]), AdamOptimizer([twin])
+    with accelerate():
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(cyopt, "adam_", interrupted)
+            optimizer.update_params([param], [grad])
+        if when == "after":
+            other.update_params([twin], [grad])
+        for _ in range(2):
+            assert same(vars(optimizer), vars(other)) and same_bits(param, twin)
+            optimizer.update_params([param], [grad])
+            other.update_params([twin], [grad])

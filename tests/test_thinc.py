@@ -240,3 +240,44 @@ def test_arrays_that_are_not_alike_are_thincs_matter():
 def test_errors_name_the_key():
     with pytest.raises(ValueError, match=r"^\(0, 'W'\): lr is -1.0"):
         ours.Adam(-1.0)((0, "W"), np.ones(2, np.float32), np.ones(2, np.float32))
+
+
+def interrupted(monkeypatch, name, when):
+    """Let an interrupt come right before or right after a native step."""
+    function = getattr(cyopt, name)
+
+    def step(*arrays, **numbers):
+        if when == "after":
+            function(*arrays, **numbers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cyopt, name, step)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_an_interrupt_leaves_a_step_whole(name, when, steps, monkeypatch):
+    stepped_, twin = (getattr(ours, name)(0.01) for _ in range(2))
+    (w, other), key = np.ones((2, 3), np.float32), ("layer", "W")
+
+    def step(optimizer, weights):
+        optimizer(key, weights, np.full(3, 0.5, np.float32))
+
+    def held(optimizer):
+        kept = (optimizer.mom1, optimizer.mom2, optimizer.averages, optimizer.nr_update)
+        return [{key: np.copy(value) for key, value in entries.items()} for entries in kept]
+
+    for _ in range(steps):
+        step(stepped_, w), step(twin, other)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupted(patch, f"{name.lower()}_", when)
+        step(stepped_, w)
+    if when == "after":
+        step(twin, other)
+    for _ in range(2):
+        assert np.array_equal(w, other)
+        for mine, theirs in zip(held(stepped_), held(twin), strict=True):
+            assert mine.keys() == theirs.keys()
+            assert all(np.array_equal(mine[key], theirs[key]) for key in mine)
+        step(stepped_, w), step(twin, other)

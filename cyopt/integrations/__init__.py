@@ -7,7 +7,14 @@ repeated here; a module only translates between its framework's names and the co
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from importlib import metadata
+from typing import Any
+
+from cyopt import _cpu
+
+_MISSING = object()
+Changes = Sequence[tuple[dict[Any, Any], dict[Any, Any]]]  # dicts, and what is to be put into each
 
 
 def require(package: str, minimum: str, extra: str) -> None:
@@ -28,6 +35,41 @@ def require(package: str, minimum: str, extra: str) -> None:
             f"{package} {minimum} or later is needed and {found or 'none'} is installed:"
             f" pip install 'cyopt[{extra}]'"
         )
+
+
+def whole(step: Callable[[], object], changes: Changes, undo: Callable[[], object] = bool) -> None:
+    """Put the changes into their dicts, then step once: all or nothing.
+
+    The step is last, so that an interrupt after it finds all done. A refusal, or an interrupt
+    before the step is made, undoes the changes, and by `undo` what else `step` does before.
+
+    >>> import numpy as np, cyopt
+    >>> from cyopt.integrations import whole
+    >>> counts, w = {"w": 0}, np.ones(2)
+    >>> try:
+    ...     whole(lambda: cyopt.sgd_(w, np.ones(3), lr=0.1), [(counts, {"w": 1})])
+    ... except ValueError:
+    ...     counts
+    {'w': 0}
+    """
+    made = _cpu.steps_made()
+    before = [
+        (entries, {key: entries.get(key, _MISSING) for key in new}) for entries, new in changes
+    ]
+    try:
+        for entries, new in changes:
+            entries.update(new)
+        step()
+    except BaseException:
+        if _cpu.steps_made() == made:
+            undo()
+            for entries, old in before:
+                for key, value in old.items():
+                    if value is _MISSING:
+                        entries.pop(key, None)
+                    else:
+                        entries[key] = value
+        raise
 
 
 def _numbers(version: str) -> tuple[int, ...]:

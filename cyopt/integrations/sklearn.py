@@ -10,14 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 import cyopt
-from cyopt.integrations import require
+from cyopt.integrations import require, whole
 
 require("scikit-learn", "1.5", "sklearn")
 
@@ -37,8 +37,9 @@ def accelerate() -> Iterator[None]:
     float64 results have the same bits as scikit-learn's own, and so do float32 results of "sgd".
     With NumPy 2, scikit-learn's Adam computes the last part of a float32 update in float64, and
     cyopt all of it in float32: each step agrees to a few units in the last place, and whole fits
-    drift apart as with any difference in rounding. With sample weights some gradients are float64,
-    and scikit-learn's state becomes float64; cyopt's stays float32, for both solvers.
+    drift apart as with any difference in rounding. With sample weights, or with a float64 y
+    in a regression over float32 X, gradients are float64, and so becomes scikit-learn's state;
+    cyopt's stays float32, so that both solvers differ in the last bits.
 
     Where cyopt refuses, scikit-learn's own method takes the step: momentum 0 or 1, a read-only
     parameter, and, with float32 parameters, float64 state or a momentum or learning rate of NumPy's
@@ -102,7 +103,8 @@ def _adam_step(optimizer: Any, params: Any, grads: Any) -> None:
     scalars.ms = scalars.vs = []
     with np.errstate(all="ignore"):  # a nonfinite step size is refused below, and computed again
         host.AdamOptimizer._get_updates(scalars, [])
-    cyopt.adam_(
+    step = partial(
+        cyopt.adam_,
         params,
         grads,
         optimizer.ms,
@@ -113,7 +115,8 @@ def _adam_step(optimizer: Any, params: Any, grads: Any) -> None:
         like="sklearn",
         cast_grads=True,
     )
-    optimizer.t, optimizer.learning_rate = scalars.t, scalars.learning_rate
+    changes = {"t": scalars.t, "learning_rate": scalars.learning_rate}
+    whole(step, [(vars(optimizer), changes)])
 
 
 def _sgd_step(optimizer: Any, params: Any, grads: Any) -> None:

@@ -17,12 +17,14 @@ has the key and, for numbers, cyopt's names: lr for learn_rate, weight_decay for
 grad_clip.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import cyopt
-from cyopt.integrations import require
+from cyopt.integrations import require, whole
 
 require("thinc", "8.3", "thinc")
 
@@ -69,18 +71,19 @@ class Optimizer(host.Optimizer):  # type: ignore[misc]  # thinc has no types her
             numbers["ema"] = None
         numbers.update(step=done + 1, zero_grads=True, like="thinc")
         arrays = weights.reshape(-1), gradient.reshape(-1)
+        changes = [(self.nr_update, {key: done + 1})]
+        if average is not None:
+            changes.append((self.averages, {key: average}))
+        step: Callable[[], object] = partial(cyopt.sgd_, *arrays, **numbers)
+        if not plain:
+            moments = [self._state(mom, key, arrays[0]) for mom in (self.mom1, self.mom2)]
+            changes += [(self.mom1, {key: moments[0]}), (self.mom2, {key: moments[1]})]
+            numbers.update(betas=betas, eps=self._now("eps", key))
+            step = partial(cyopt.adam_, *arrays, *moments, **numbers)
         try:
-            if plain:
-                cyopt.sgd_(*arrays, **numbers)
-            else:
-                moments = [self._state(mom, key, arrays[0]) for mom in (self.mom1, self.mom2)]
-                cyopt.adam_(*arrays, *moments, betas=betas, eps=self._now("eps", key), **numbers)
-                self.mom1[key], self.mom2[key] = moments
+            whole(step, changes)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{key!r}: {error}") from error
-        if average is not None:
-            self.averages[key] = average
-        self.nr_update[key] = done + 1
         return weights, gradient
 
     def _are_alike(self, key: Any, weights: Any, gradient: Any) -> bool:

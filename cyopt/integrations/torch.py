@@ -37,8 +37,7 @@ from operator import ne, not_
 from typing import Any, ClassVar
 
 import cyopt
-from cyopt import _cpu
-from cyopt.integrations import require
+from cyopt.integrations import require, whole
 
 # The first whose AdamW has Adam's groups.
 require("torch", "2.7", "torch")
@@ -159,29 +158,25 @@ class _Steps:
     ) -> None:
         """Step, count, add entries to the state and mark `written` as modified: all or nothing.
 
-        `written` starts with the counters. The step is last, so that an interrupt after it finds
-        all done; before it, an interrupt or a refusal undoes the rest.
+        `written` starts with the counters.
         """
-        made = _cpu.steps_made()
-        old = {p: dict(self.state[p]) if p in self.state else None for p in entries}
         counters = written[:n_counters]
-        try:
-            for p, state in entries.items():
-                self.state[p].update(state)
+        changes = [
+            (self.state[p], state) if p in self.state else (self.state, {p: state})
+            for p, state in entries.items()
+        ]
+
+        def step() -> None:
             if counters:
                 add_one(counters)
             increment_version(written)
             type(self)._function(**arguments)
-        except BaseException:
-            if _cpu.steps_made() == made:
-                if counters and integers(counters[:1]) == [arguments["step"]]:
-                    torch._foreach_add_(counters, -1)
-                for p, before in old.items():
-                    self.state[p].clear()
-                    self.state[p].update(before or {})
-                    if before is None:
-                        del self.state[p]
-            raise
+
+        def uncount() -> None:
+            if counters and integers(counters[:1]) == [arguments["step"]]:
+                torch._foreach_add_(counters, -1)
+
+        whole(step, changes, uncount)
 
     def _add_states(
         self, columns: dict[str, list[Any]], slots: tuple[str, ...], are_contiguous: bool
