@@ -216,7 +216,7 @@ def beside(other, step, steps=400):
 
 
 @pytest.mark.parametrize("size", [10, LARGE])
-def test_what_is_saved_beside_steps_are_whole_steps(size):
+def test_state_saved_beside_steps_is_of_whole_steps(size):
     opt = cyopt.AdaGrad([np.zeros(size)])
     saved = []
     beside(lambda: made(lambda: saved.append(opt.state_dict())), lambda: opt.step([np.ones(size)]))
