@@ -37,7 +37,7 @@ def same_configuration():
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU that is this CPU, in the place of the driver's."""
+    """A GPU that is this CPU, in place of the driver's."""
     import gpu_of_host
 
     return gpu_of_host.stand_in(monkeypatch)

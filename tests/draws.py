@@ -61,7 +61,7 @@ trees = st.recursive(
 
 
 def _with_an_average(drawn):
-    """Without one, nothing tells where it begins."""
+    """Without one, nothing says where it begins."""
     return drawn if drawn.get("ema") is not None else {**drawn, "ema_init": "params"}
 
 

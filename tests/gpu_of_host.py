@@ -174,7 +174,7 @@ def names(log):
 
 
 def arguments_of(source, places):
-    """The arguments of a kernel, of which `cuLaunchKernel` is told where they lie."""
+    """The arguments of a kernel, from the addresses that `cuLaunchKernel` gets."""
     n, real = len(source.addresses), np.dtype(source.dtype)
     dtypes = [np.dtype(np.int64)] * n + [real] * (len(source.scalars) * source.sets)
     return [
@@ -184,7 +184,7 @@ def arguments_of(source, places):
 
 
 def stand_in(monkeypatch):
-    """Put this GPU in the place of the driver's; returns it."""
+    """Put this GPU in place of the driver's; returns it."""
     gpu = Device(0)
     monkeypatch.setattr(driver, "device", lambda ordinal: gpu)
     monkeypatch.setattr(driver, "ordinal_of", lambda address: 0)

@@ -192,7 +192,7 @@ def alike(params, step):
 
 
 def refusals():
-    """What is wrong is told before anything is sent, and the next step is as if it had not been."""
+    """What is wrong is reported before anything is sent; the next step is as if it had not been."""
     for shard in (False, True):
         refused(shard)
 
@@ -239,24 +239,29 @@ def told(action):
     raise AssertionError("it was taken")
 
 
-def found(folder):
-    """What was found by attacking it."""
-    n, rank = COMM.size, COMM.rank
-    # Two at a time, whose buckets are complete in another order on each rank.
+def two_optimizers():
+    """Two at a time, whose buckets are complete in another order on each rank."""
+    n = COMM.size
     a, b = np.zeros(4), np.zeros(4)
     first = DataParallel(cyopt.SGD({"a": a}, lr=1.0), COMM)
     second = DataParallel(cyopt.SGD({"b": b}, lr=1.0), COMM)
-    if rank == 0:
+    if COMM.rank == 0:
         first.ready("a", np.full(4, 1.0 * n))
     second.ready("b", np.full(4, 8.0 * n))
     first.step()
     second.step()
     assert (a == -1).all() and (b == -8 * n).all(), (a, b)
-    # Local batches come before the last one's gradients.
+    # accumulate() comes before the first ready() of a step.
     first.ready("a", a * 0)
     assert "accumulate" in told(lambda: first.accumulate({"a": a + 1}))
     first.step()
     assert (a == -1).all()
+    COMM.Barrier()  # a rank that ends would end others that wait for their buckets alone
+    print("right", flush=True)
+
+
+def clipping():
+    """By the same norm with and without shards, where numbers are subnormal or NaN too."""
     # An empty array has no part in the norm.
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -264,16 +269,9 @@ def found(folder):
         norms = []
         for shard in (False, True):
             dp = DataParallel(cyopt.SGD([g * 0 for g in grads], clip_norm=0.5), COMM, shard=shard)
-            dp.step(grads if n in (1, 2, 4) else [3 * g for g in grads])
+            dp.step(grads if COMM.size in (1, 2, 4) else [3 * g for g in grads])
             norms.append(dp.grad_norm)
         assert norms[0] == norms[1]
-    # Averages begin as copies of rank 0's parameters, also where no gradient comes.
-    w = np.full(60, 1.0 + rank)
-    opt = cyopt.SGD({"w": w}, ema=0.5)
-    DataParallel(opt, COMM).step({"w": None})
-    assert (opt.averages["w"] == 1).all() and (w == 1).all()
-    # A schedule inside of betas is one, whatever its address.
-    DataParallel(cyopt.Adam([w * 1], betas=(lambda t: 0.9, 0.999)), COMM)
     # A coefficient that float32 has as a subnormal number only, which kernels flush.
     for mode in ("flush", "keep"):
         cyopt.set_subnormals(mode)
@@ -289,7 +287,24 @@ def found(folder):
     dp = DataParallel(cyopt.SGD([p, q], lr=0.5, clip_norm=1.0), COMM, shard=True)
     dp.step([np.array([np.nan, 1.0]), np.ones(200)])
     assert np.isnan(p).all() and np.isnan(q).all()
-    # A parameter that is put in another's place is followed.
+    print("right", flush=True)
+
+
+def construction():
+    """What DataParallel takes over from rank 0, and what it asks of all ranks."""
+    # Averages begin as copies of rank 0's parameters, also where no gradient comes.
+    w = np.full(60, 1.0 + COMM.rank)
+    opt = cyopt.SGD({"w": w}, ema=0.5)
+    DataParallel(opt, COMM).step({"w": None})
+    assert (opt.averages["w"] == 1).all() and (w == 1).all()
+    # A schedule inside betas is the same on all ranks, whatever its address.
+    DataParallel(cyopt.Adam([w * 1], betas=(lambda t: 0.9, 0.999)), COMM)
+    assert "at least 1" in told(lambda: DataParallel(cyopt.SGD([w]), COMM, bucket_bytes=-1))
+    print("right", flush=True)
+
+
+def replaced():
+    """A parameter that is put in another's place is followed, if it is like it."""
     for shard in (False, True):
         params = {"w": np.ones(60), "b": np.ones(3)}
         dp = DataParallel(cyopt.SGD(params, lr=0.5), COMM, shard=shard, check_every=1)
@@ -301,7 +316,12 @@ def found(folder):
         assert "it was float64 of shape (60,)" in told(
             lambda dp=dp: dp.step({"w": np.ones(60), "b": np.ones(3)})
         )
-    # What is wrong in a state_dict is told before any of it is taken.
+    print("right", flush=True)
+
+
+def unfit(folder):
+    """Nothing of an unfit state_dict is taken; a file that cannot be written fails on all ranks."""
+    w = np.ones(60)
     dp = DataParallel(opt := cyopt.Adam({"w": w.copy()}), COMM, shard=True)
     dp.step({"w": w})
     for spoil in ({"step": "x"}, {"step": -5}, {"exp_avg": [1.0]}, {"exp_avg": np.ones(3)}):
@@ -311,10 +331,8 @@ def found(folder):
         told(lambda saved=saved: dp.load_state_dict(saved))
         assert opt.steps == 1
     assert "mapping with" in told(lambda: dp.load_state_dict({"steps": 1}))
-    # A file that cannot be written is an error on all ranks.
     text = told(lambda: dp.save(f"{folder}/missing/adam.npz"))
-    assert "No such file" in text and ("rank 0" in text) == (rank > 0)
-    assert "at least 1" in told(lambda: DataParallel(cyopt.SGD([w]), COMM, bucket_bytes=-1))
+    assert "No such file" in text and ("rank 0" in text) == (COMM.rank > 0)
     print("right", flush=True)
 
 
@@ -358,7 +376,7 @@ def turns():
 
 
 def resumed():
-    """Optimizers that have other state on each rank go on from that of rank 0."""
+    """Optimizers that have other state on each rank continue from that of rank 0."""
     for shard in (False, True):
         params, opt = made(cyopt.Adam, "mixed", ema=0.5)
         opt.step({name: np.full_like(p, COMM.rank + 1) for name, p in params.items()})

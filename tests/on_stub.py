@@ -86,7 +86,7 @@ def steady():
 
 
 def refusing():
-    """A launch that the driver refuses is told, and no step is counted."""
+    """A launch that the driver refuses is reported, and no step is counted."""
     for options in ({}, {"clip_norm": 1.0}):
         opt, grads, *_ = made(**options)
         opt.step(grads)
@@ -228,7 +228,7 @@ def context():
 
 
 def interrupted():
-    """The context that the program made, after an interrupt behind the push of the GPU's own."""
+    """The program's own context, after an interrupt that follows the push of the GPU's."""
     from cyopt.cuda import driver
 
     opt, grads, *_ = made()
@@ -295,7 +295,7 @@ def without_compiler():
 
 
 def refused():
-    """What is missing is told."""
+    """What is missing is reported."""
     try:
         made()
     except RuntimeError as error:

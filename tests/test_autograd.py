@@ -69,7 +69,7 @@ def test_results_and_callbacks_are_those_of_autograd(name, arguments):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("start", [1.0, np.float32(2.0), np.ones(3, np.float32), np.ones((2, 2)).T])
-def test_one_array_or_number(name, start):
+def test_the_start_may_be_one_array_or_number(name, start):
     mine, theirs = (
         getattr(module, name)(grad(lambda x, i: anp.sum(x**2)), start) for module in (ours, host)
     )
@@ -80,7 +80,7 @@ def test_one_array_or_number(name, start):
     assert close(mine, theirs, 1e-6 if narrow else TOLERANCE[name])
 
 
-def test_what_is_given_may_be_kept_and_changed():
+def test_what_a_callback_gets_may_be_kept_and_changed():
     kept, inside = [], []
 
     def gradient(x, i):
@@ -100,13 +100,13 @@ def test_what_is_given_may_be_kept_and_changed():
     assert same(result, ours.sgd(gradient, {"w": np.ones(3)}, spoil, num_iters=5))
 
 
-def test_parameters_that_look_like_groups():
+def test_parameters_that_look_like_groups_are_parameters():
     start = [{"params": np.ones(2), "lr": np.ones(1)}]
     result = ours.sgd(lambda x, i: [{"params": x[0]["params"], "lr": x[0]["lr"]}], start)
     assert same(result, host.sgd(lambda x, i: x, start))
 
 
-def test_no_iterations():
+def test_no_iterations_return_a_copy_of_the_start():
     start = {"w": np.ones(2)}
     result = ours.adam(None, start, num_iters=0)
     assert same(result, start)
@@ -125,7 +125,7 @@ def test_no_iterations():
         (np.ones(2), lambda x, i: np.ma.array(x, mask=True), "gradient is a masked array"),
     ],
 )
-def test_refusals(start, gradient, message):
+def test_unfit_gradients_are_refused(start, gradient, message):
     with pytest.raises((TypeError, ValueError), match=message):
         ours.sgd(gradient, start, num_iters=1)
 

@@ -115,7 +115,7 @@ def test_missing_library_names_the_cure(tmp_path, module):
         (["--plot", "no/such/b.png"], "does not exist"),
     ],
 )
-def test_refuses_wrong_arguments_before_any_work(capsys, arguments, message):
+def test_wrong_arguments_are_refused_before_any_work(capsys, arguments, message):
     with pytest.raises(SystemExit, match="2"):
         here(*arguments)
     assert message in " ".join(capsys.readouterr().err.split())
@@ -154,7 +154,7 @@ def interrupting(case, threads):
     return []
 
 
-def test_interrupted_it_keeps_what_it_has_and_restores_the_settings(tmp_path, capsys):
+def test_an_interrupt_keeps_what_was_measured_and_restores_the_settings(tmp_path, capsys):
     cyopt.set_isa("base")
     cyopt.set_num_threads(1)
     file = tmp_path / "b.json"
@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_saved_leaves_the_other_one(tmp_path, capsys, monk
     assert (tmp_path / "b.png").read_bytes().startswith(PNG)
 
 
-def test_a_link_stays_one(tmp_path):
+def test_a_link_to_the_file_stays_a_link(tmp_path):
     link, target = tmp_path / "b.json", tmp_path / "target.json"
     target.write_text("{}")
     link.symlink_to(target)
@@ -196,14 +196,14 @@ def test_a_link_stays_one(tmp_path):
     assert sorted(tmp_path.iterdir()) == [link, target]
 
 
-def test_only_may_be_said_twice():
+def test_only_may_be_given_twice():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     words = ["--only", "adam", "1t", "--only", "1k"]
     assert parser.parse_args(words).only == parser.parse_args(["--only", "adam", "1t", "1k"]).only
 
 
-def test_a_busy_machine_is_told():
+def test_a_busy_machine_is_reported():
     steady = dict.fromkeys(("rule", "dtype", "workload", "statement"), "")
     steady |= {"arrays": 1, "elements": 1, "bytes": 1, "threads": 1, "error": 0.0}
     quiet = Record(**steady, same_bits=True, implementation="cyopt base", seconds=[1.0, 1.0, 1.01])

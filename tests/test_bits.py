@@ -44,7 +44,7 @@ CONTENTS = ("normal", "zeros", "huge", "infinite", "nan", "subnormal")
 
 
 def shifted(array, offset):
-    """A copy whose data start `offset` elements behind an aligned address."""
+    """A copy whose data start `offset` elements past an aligned address."""
     room = np.empty(array.size + offset + 64, array.dtype)
     start = -room.ctypes.data % 64 // array.itemsize + offset
     moved = room[start : start + array.size]

@@ -1,4 +1,4 @@
-"""Calls of the functional form that are like an earlier one: what the long way would have done."""
+"""Calls of the functional form that are like an earlier one do what the slow path would do."""
 
 import gc
 import threading
@@ -161,10 +161,10 @@ def states(n=2, size=5):
     return [np.zeros(size) for _ in range(n)]
 
 
-def test_a_call_like_the_last_one_is_taken_again(monkeypatch):
+def test_a_call_like_the_last_one_takes_the_fast_path(monkeypatch):
     param, grad, (m, v) = np.ones(5), np.ones(5), states()
     cyopt.adam_(param, grad, m, v, step=1, lr=0.1)
-    monkeypatch.setattr(cyopt._cpu, "Plan", None)  # the long way would need it
+    monkeypatch.setattr(cyopt._cpu, "Plan", None)  # the slow path would need it
     cyopt.adam_(param, np.ones(5), m, v, step=2, lr=0.05)
     cyopt.adam_([param][0], grad[::-1], m, v, step=9, lr=0.1)
     cyopt.adam_(param, grad, m, v, step=np.int64(3), lr=np.float64(0.1))  # as np.cos gives it
@@ -191,7 +191,7 @@ def test_no_array_is_kept_alive():
     assert [ref() for ref in alive] == [None] * 5
 
 
-def test_what_lies_in_freed_memory_is_another_array():
+def test_an_array_in_freed_memory_is_another_one():
     for dtype in (np.float32, np.float64) * 20:
         size = 64 // np.dtype(dtype).itemsize
         param, grad = np.ones(size, dtype), np.ones(size, dtype)
@@ -200,7 +200,7 @@ def test_what_lies_in_freed_memory_is_another_array():
         del param, grad
 
 
-def test_as_many_calls_are_kept_as_that():
+def test_the_number_of_kept_calls_is_limited():
     arrays = [np.ones(2) for _ in range(calls._MOST_CALLS + 10)]
     for array in arrays:
         cyopt.sgd_(array, np.ones(2), lr=0.5)
@@ -211,8 +211,8 @@ def test_as_many_calls_are_kept_as_that():
     assert len(calls._kept) <= calls._MOST_CALLS
 
 
-def test_as_many_parameters_are_kept_as_that():
-    """A plan takes half a KB for each: 1,024 calls of 1,000 parameters were 500 MB."""
+def test_the_number_of_kept_parameters_is_limited():
+    """A plan takes half a KB for each: 1,024 calls of 1,000 parameters would take 500 MB."""
     params, grads = ([np.ones(2) for _ in range(1000)] for _ in range(2))
     for i in range(30):
         cyopt.sgd_(params, grads, lr=0.5, weight_decay=i * 1e-6)
@@ -220,7 +220,7 @@ def test_as_many_parameters_are_kept_as_that():
         assert sum(call.n for call in calls._kept.values()) <= calls._MOST_PARAMS
 
 
-def test_settings_act_in_between():
+def test_a_changed_setting_acts_on_a_kept_call():
     param, tiny = np.full(4, 1e-40, np.float32), np.zeros(4, np.float32)
     cyopt.sgd_(param.copy(), tiny, lr=0.5)
     kept = param.copy()
@@ -232,8 +232,8 @@ def test_settings_act_in_between():
     assert np.array_equal(kept, param)
 
 
-def test_a_call_inside_a_call_of_another_thread():
-    """Each thread's steps are whole: one of them goes the long way, on a plan of its own."""
+def test_calls_in_several_threads_are_whole():
+    """Two that meet in one kept plan: one takes the slow path, on a plan of its own."""
     n, rounds = 50_000, 40
     param, grad = np.zeros(n), np.ones(n)
     own = [np.zeros(n) for _ in range(4)]
@@ -253,7 +253,7 @@ def test_a_call_inside_a_call_of_another_thread():
 
 
 @pytest.mark.parametrize("change", ["shape", "flags", "dtype", "order"])
-def test_an_array_changed_in_place(change):
+def test_an_array_that_was_changed_in_place_is_refused(change):
     param, grad, (m, v) = np.ones((2, 4)), np.ones((2, 4)), states(size=(2, 4))
     cyopt.adam_(param, grad, m, v, step=1)
     before = param.copy()
@@ -270,7 +270,7 @@ def test_an_array_changed_in_place(change):
     assert np.array_equal(param, before)
 
 
-def test_a_gradient_that_has_come_to_lie_in_a_state():
+def test_a_gradient_that_has_become_a_state_is_refused():
     param, grad, (m, v) = np.ones(5), np.ones(5), states()
     cyopt.adam_(param, grad, m, v, step=1)
     for taken in (m, v, param):
@@ -280,8 +280,8 @@ def test_a_gradient_that_has_come_to_lie_in_a_state():
         cyopt.adam_(param, grad, v, v, step=2)
 
 
-def test_a_list_that_another_thread_empties_keeps_its_arrays_until_the_end():
-    """They were freed while they were written."""
+def test_arrays_live_until_the_end_of_a_call_though_their_list_is_emptied():
+    """Else they would be freed while they are written."""
     run_python("""
         import threading, time
         import numpy as np, cyopt
@@ -300,6 +300,24 @@ def test_a_list_that_another_thread_empties_keeps_its_arrays_until_the_end():
                 arrays.clear()
             thread.join()
     """)
+
+
+def test_numbers_that_compare_equal_are_told_apart():
+    def after(lr):
+        p = np.array([-0.0])
+        cyopt.sgd_(p, np.array([1.0]), lr=lr)
+        return np.signbit(p[0])
+
+    assert after(0.0) and not after(-0.0) and after(0.0)
+    w, m, v = np.ones(2), np.zeros(2), np.zeros(2)
+    cyopt.adam_(w, w.copy(), m, v, step=1, lr=1.0, betas=(0, 0.5))
+    with pytest.raises(TypeError):
+        cyopt.adam_(w, w.copy(), m, v, step=1, lr=True, betas=(0, 0.5))
+    with pytest.raises(TypeError):
+        cyopt.adam_(w, w.copy(), m, v, step=1, lr=1.0, betas=(False, 0.5))
+    for betas in ((lambda t: 0.9, 0.999), [lambda t: 0.9, 0.999]):
+        with pytest.raises(TypeError, match="schedule"):
+            cyopt.adam_(w, w.copy(), m, v, step=1, betas=betas)
 
 
 @pytest.mark.parametrize("name", ["lr", "ema"])
@@ -323,7 +341,7 @@ def test_a_float32_is_not_taken_for_the_float64_that_prints_alike():
     assert b[0] == -float(np.float32(0.1))
 
 
-def test_text_that_is_no_text():
+def test_text_with_a_lone_surrogate_is_refused():
     param = np.ones(2)
     with pytest.raises(ValueError, match="framework is"):
         cyopt.sgd_(param, np.ones(2), like="\ud800")

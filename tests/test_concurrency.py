@@ -94,13 +94,13 @@ def in_threads(jobs):
     return [shares[i % THREADS][i // THREADS] for i in range(len(jobs))]
 
 
-def test_an_optimizer_for_each_thread(full):
+def test_threads_with_an_optimizer_each_get_the_right_bits(full):
     expected = [trained(*job) for job in jobs(full)]
     assert all(map(same, in_threads(jobs(full)), expected))
 
 
-def test_settings_change_while_threads_step(full):
-    """No setting changes a bit of data without subnormals, whenever it changes."""
+def test_settings_that_change_while_threads_step_change_no_bit(full):
+    """There are no subnormals, of which a setting would change bits."""
     expected = [trained(*job) for job in jobs(full)]
     stop = threading.Event()
 
@@ -126,7 +126,7 @@ def test_settings_change_while_threads_step(full):
             thread.join()
 
 
-def test_optimizers_that_come_and_go():
+def test_optimizers_may_come_and_go_while_others_step():
     """Plans and arrays are freed by whichever thread lets go last, while others step."""
 
     def live(seed):
@@ -179,8 +179,8 @@ HYPERS = [{"lr": 0.1}, {"lr": lambda steps: 0.1, "clip_norm": 1.0, "ema": 0.5}]
 @pytest.mark.parametrize("size", [10, LARGE])
 @pytest.mark.parametrize("hyper", HYPERS, ids=["number", "schedule"])
 @pytest.mark.parametrize("way", [bound, unbound, keyed])
-def test_one_optimizer_in_several_threads(way, hyper, size):
-    """Each call makes a whole step or raises; the gradient is always the same."""
+def test_a_call_of_a_shared_optimizer_is_whole_or_refused(way, hyper, size):
+    """The gradient is always the same."""
     param, twin, grad = np.ones(size), np.ones(size), np.full(size, 0.5)
     opt, step = way(param, **hyper)
     other, alone = way(twin, **hyper)
@@ -216,8 +216,7 @@ def beside(other, step, steps=400):
 
 
 @pytest.mark.parametrize("size", [10, LARGE])
-def test_saving_beside_steps(size):
-    """What is saved are whole steps."""
+def test_state_saved_beside_steps_is_of_whole_steps(size):
     opt = cyopt.AdaGrad([np.zeros(size)])
     saved = []
     beside(lambda: made(lambda: saved.append(opt.state_dict())), lambda: opt.step([np.ones(size)]))
@@ -229,7 +228,7 @@ def test_saving_beside_steps(size):
 
 
 @pytest.mark.parametrize("size", [10, LARGE])
-def test_containers_change_beside_steps(size):
+def test_containers_may_change_beside_steps(size):
     """A step takes what it finds, and all of it: one parameter, one gradient, one number."""
     a, b = np.zeros(size), np.zeros(size)
     params, grads = {"w": a}, {"w": np.ones(size)}
@@ -247,7 +246,7 @@ def test_containers_change_beside_steps(size):
     assert 400 <= -(a[0] + b[0]) <= 8 * 400
 
 
-def test_a_thread_that_still_steps_when_the_program_ends():
+def test_a_program_may_end_while_a_thread_steps():
     code = """
         import threading, time
         import numpy as np, cyopt

@@ -1,4 +1,4 @@
-"""copy, deepcopy and pickle: a copy is apart from its original and goes on alike."""
+"""copy, deepcopy and pickle: a copy is apart from its original and continues alike."""
 
 import copy
 import pickle
@@ -16,7 +16,7 @@ every_formula = pytest.mark.parametrize("variant", FORMULAS, ids=name)
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 @every_formula
-def test_a_copy_is_apart_and_goes_on_alike(variant, how):
+def test_a_copy_is_apart_and_continues_alike(variant, how):
     cls, hypers = variant
     params = {"w": np.asfortranarray(arrays()["w"]), "b": arrays()["b"]}
     opt = cls(params, **{**hypers, "lr": cyopt.schedules.exponential(0.1, 0.5)})
@@ -73,6 +73,15 @@ def test_a_copy_of_a_subclass_has_what_is_in_its_slots():
     opt.tag = "own"
     assert copy.deepcopy(opt).tag == pickle.loads(pickle.dumps(opt)).tag == "own"
     assert not hasattr(copy.deepcopy(Tagged([np.ones(2)])), "tag")
+
+
+def test_parameters_of_steps_are_not_pickled():
+    opt, w = cyopt.SGD(lr=0.1), np.zeros(100_000)
+    opt.step([w], [w.copy()])
+    assert len(pickle.dumps(opt)) < 10_000
+    opt = cyopt.SGD(lr=0.1)
+    opt.update("w", w, w.copy())
+    assert len(pickle.dumps(opt)) < 10_000
 
 
 def test_copy_copy_is_refused():

@@ -36,7 +36,7 @@ class Subclass(cupy.ndarray):
 
 @pytest.mark.parametrize("cls", [cupy.ndarray, Subclass])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_bits(cupy_on_gpu, dtype, cls):
+def test_steps_have_the_bits_of_the_cpu(cupy_on_gpu, dtype, cls):
     """The same gradients, new ones, strided ones, and a parameter that was replaced by a view."""
     cyopt.set_subnormals("keep")
     rng = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def test_arrays_are_found_elsewhere_if_they_are_as_before(cupy_on_gpu):
     ],
     ids=str,
 )
-def test_an_array_that_was_reshaped_is_another(cupy_on_gpu, shape, others):
+def test_a_reshaped_array_is_another_one(cupy_on_gpu, shape, others):
     """`a.shape = ...` is the one thing that can be done to the same object."""
     array = of(np.ones(shape, np.float32))
     places = libraries.places([array])
@@ -89,7 +89,7 @@ def test_an_array_that_was_reshaped_is_another(cupy_on_gpu, shape, others):
 
 
 def test_no_array_is_kept_alive(cupy_on_gpu):
-    """And one that lies where a former one did is not taken for it."""
+    """Nor is one that lies where a former one did taken for it."""
     a = np.ones((2, 3), np.float32)
     first = of(a)
     places = libraries.places([first])
@@ -101,7 +101,7 @@ def test_no_array_is_kept_alive(cupy_on_gpu):
     assert places.find([of(a.reshape(3, 2))]) is None
 
 
-def test_a_shape_that_was_set_is_looked_at(cupy_on_gpu):
+def test_a_shape_that_was_set_is_noticed(cupy_on_gpu):
     w, g = of(np.ones(6, np.float32)), of(np.ones(6, np.float32))
     opt = cyopt.SGD([w], lr=0.5)
     for _ in range(2):

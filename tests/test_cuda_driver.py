@@ -57,38 +57,38 @@ def test_a_steady_step_is_one_launch(on_stub):
     assert on_stub("steady") == STEADY
 
 
-def test_a_launch_that_is_refused(on_stub):
+def test_a_refused_launch_raises_and_counts_no_step(on_stub):
     refused = "the CUDA driver says CUDA_ERROR_STUB: an error of the stub 1"
     assert on_stub("refusing") == [refused, refused, "2"] * 2
 
 
-def test_bits(on_stub):
+def test_steps_have_the_bits_of_the_cpu(on_stub):
     assert on_stub("bits") == ["same"]
 
 
 @pytest.mark.parametrize("safe_path", ["", "1"])
-def test_info(on_stub, safe_path):
-    """Asked in another process: after cuInit no fork of this one could use CUDA."""
+def test_info_names_the_gpu_from_another_process(on_stub, safe_path):
+    """After cuInit no fork of this one could use CUDA."""
     assert on_stub("info", PYTHONSAFEPATH=safe_path) == ["0: Stub 0; driver for CUDA 13.0", ""]
 
 
-def test_a_step_beside_the_capture_of_another_thread(on_stub):
+def test_a_step_may_be_made_beside_the_capture_of_another_thread(on_stub):
     assert on_stub("moved") == ["3 True"]
 
 
-def test_a_context_of_the_program(on_stub):
+def test_the_programs_context_is_current_after_a_step(on_stub):
     assert on_stub("context") == ["0 0x2000"] * 3
 
 
-def test_a_context_of_the_program_after_an_interrupt(on_stub):
+def test_the_programs_context_is_current_after_an_interrupt(on_stub):
     assert on_stub("interrupted") == ["0x2000"] * 2
 
 
-def test_a_context_that_is_current_for_a_while(on_stub):
+def test_a_first_step_in_a_context_that_is_current_for_a_while_keeps_none(on_stub):
     assert on_stub("lent") == ["0"]
 
 
-def test_a_child_of_a_fork_drops_an_optimizer(on_stub):
+def test_a_forks_child_frees_nothing_of_its_parents_optimizer(on_stub):
     child, parent = on_stub("forked")
     assert "cuMemFree" not in child and "cuMemFree" in parent
 
@@ -114,18 +114,18 @@ def test_a_captured_step_asks_for_nothing_that_a_capture_forbids(on_stub):
             assert sum(mode < i for mode in modes) % 2  # between two of them
 
 
-def test_another_device_than_the_current_one(on_stub):
+def test_arrays_may_lie_on_another_device_than_the_current_one(on_stub):
     here = {"CYOPT_STUB_DEVICES": "2", "CYOPT_STUB_ORDINAL": "1"}
     assert on_stub("second", **here) == ["1 0"] * 2
 
 
-def test_the_tests_that_need_a_gpu(on_stub):
-    """They themselves are right: what a GPU adds is the GPU."""
+def test_the_tests_that_need_a_gpu_pass(on_stub):
+    """What a GPU adds to them is the GPU."""
     chosen = "test_a_run or float32 and (test_bits and Adam and not weight or zero_grads)"
     assert "passed" in on_stub("gpu_tests", "-k", chosen)[-1]
 
 
-def test_the_benchmark_on_a_gpu(on_stub, tmp_path):
+def test_the_benchmark_measures_a_gpu(on_stub, tmp_path):
     for library in ("cpuinfo", "matplotlib", "psutil", "rich"):
         pytest.importorskip(library, reason='needs pip install "cyopt[bench]"')
     file = tmp_path / "gpu.json"
@@ -151,12 +151,12 @@ def test_kernels_are_kept_on_disk(on_stub, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
-def test_a_folder_that_cannot_be_written(on_stub, tmp_path):
+def test_a_folder_that_cannot_be_written_does_not_matter(on_stub, tmp_path):
     tmp_path.chmod(0o500)
     assert on_stub("steady") == STEADY
 
 
-def test_half_an_installation(on_stub):
+def test_an_error_names_the_half_of_an_installation_that_is_missing(on_stub):
     (line,) = on_stub("without_compiler")
     assert re.search(r"adam_float32 cannot be compiled.*numba.*: pip install 'cyopt\[cuda\]'", line)
 
@@ -170,7 +170,7 @@ def test_half_an_installation(on_stub):
         ("without_packages", {}, r"not installed: pip install 'cyopt\[cuda\]'"),
     ],
 )
-def test_what_is_missing_is_told(on_stub, name, environment, message):
+def test_an_error_names_what_is_missing(on_stub, name, environment, message):
     (line,) = on_stub(name, **environment)
     assert line.startswith("parameter '0' is on a GPU: ")
     assert re.search(message, line)

@@ -27,7 +27,7 @@ def of(array, cls=DeviceNDArray):
 
 @pytest.mark.parametrize("cls", [DeviceNDArray, Subclass])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_bits(gpu, dtype, cls):
+def test_steps_have_the_bits_of_the_cpu(gpu, dtype, cls):
     """The same gradients, new ones and strided ones."""
     cyopt.set_subnormals("keep")
     w, g = np.random.default_rng(0).normal(size=(2, 20, 30)).astype(dtype)

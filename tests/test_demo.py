@@ -80,7 +80,7 @@ def test_missing_library_names_the_cure(tmp_path, module, name):
         (["--output", "no/such/demo.png"], "does not exist"),
     ],
 )
-def test_refuses_wrong_arguments_before_any_work(tmp_path, arguments, message):
+def test_wrong_arguments_are_refused_before_any_work(tmp_path, arguments, message):
     result = demo(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert message in " ".join(result.stderr.split())
@@ -93,7 +93,7 @@ def test_the_default_picture_is_refused_before_any_work_too(tmp_path):
     assert "'cyopt-demo.png' cannot be written" in " ".join(result.stderr.split())
 
 
-def test_an_interrupt_is_no_traceback(tmp_path, monkeypatch):
+def test_an_interrupt_prints_no_traceback(tmp_path, monkeypatch):
     from cyopt.demo import app
 
     def interrupted(args):
@@ -106,7 +106,7 @@ def test_an_interrupt_is_no_traceback(tmp_path, monkeypatch):
     assert main(parser.parse_args([])) == 130
 
 
-def test_a_link_to_a_picture_that_is_not_there_stays_one(tmp_path):
+def test_a_link_to_a_missing_picture_stays_a_link(tmp_path):
     link, target = tmp_path / "link.png", tmp_path / "there.png"
     link.symlink_to(target)
     assert output_file(".png")(str(link)) == link
@@ -114,7 +114,7 @@ def test_a_link_to_a_picture_that_is_not_there_stays_one(tmp_path):
     assert not target.exists()
 
 
-def test_a_file_beside_is_looked_at_too(tmp_path):
+def test_a_second_file_beside_the_picture_is_checked_too(tmp_path):
     (tmp_path / "a-more.png").mkdir()
     with pytest.raises(argparse.ArgumentTypeError, match=r"a-more.png' cannot be written"):
         output_file(".png", "-more")(str(tmp_path / "a.png"))
@@ -127,7 +127,7 @@ def test_help_names_everything(tmp_path):
     assert all(word in result.stdout for word in [*OPTIONS, *NAMES])
 
 
-def test_other_bits_are_told(tmp_path, monkeypatch, capsys):
+def test_other_bits_are_reported(tmp_path, monkeypatch, capsys):
     from cyopt.demo import training
 
     idle = SimpleNamespace(step=lambda grads: True)

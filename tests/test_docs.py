@@ -32,7 +32,7 @@ def test_every_block_is_run():
     assert len(BLOCKS) == text.count("```python") >= 3
 
 
-def test_examples_of_compiled_code():
+def test_examples_of_compiled_code_run():
     result = doctest.testmod(_cpu)
     assert result.attempted >= 4
     assert result.failed == 0

@@ -1,7 +1,4 @@
-"""No argument is accepted and ignored: each changes the result, whether passed or assigned.
-
-The number in a docstring is the row of the table that test_traps.py goes over.
-"""
+"""No argument is accepted and ignored: each changes the result, whether passed or assigned."""
 
 import numpy as np
 import pytest
@@ -67,8 +64,8 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("cls", "key", "row"), ROWS, ids=lambda x: getattr(x, "__name__", None))
-def test_trap_argument_accepted_and_ignored(cls, key, row):
-    """30 (bitsandbytes): changing an argument changes the result, for each argument."""
+def test_each_argument_changes_the_result(cls, key, row):
+    """None is accepted and ignored (as by bitsandbytes)."""
     base, value = row
     base = {k: v for k, v in {"lr": 0.1, **base}.items() if k != "eps" or hasattr(cls, k)}
 
@@ -99,8 +96,8 @@ def test_every_hyperparameter_is_in_the_table_above(cls):
         and (c, k) != (cyopt.SGD, "momentum")
     ],
 )
-def test_trap_assignment_ignored(cls, key, value):
-    """41 (aprender): a value set between steps acts as one that was scheduled for it."""
+def test_an_assigned_number_acts(cls, key, value):
+    """A value set between steps acts as one that was scheduled for it (not so in aprender)."""
     hypers = {"momentum": 0.6} if cls in (cyopt.RMSProp, cyopt.SGD) else {}
     hypers |= {"clip_norm": 3.0, "clip_value": 0.75, "ema": 0.75}
     params, untouched, scheduled = arrays(np.float64), arrays(np.float64), arrays(np.float64)

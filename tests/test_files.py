@@ -112,7 +112,7 @@ def test_state_waits_for_its_parameters(path):
 
 
 @pytest.mark.parametrize("cls", [cyopt.SGD, cyopt.Adam])
-def test_keys_survive(cls, path):
+def test_keys_come_back(cls, path):
     keys = ["w", "", "1", 1, -(2**80), (), ("w",), ("w", 1, ("b", ())), "a\x00b/\n.npy", "header",
             "\ud800", "\ud83d\ude00", "\U0001f600", "ä"]  # fmt: skip
     opt, grad = cls(), np.ones(2)
@@ -161,7 +161,7 @@ def test_a_step_is_not_saved_half_way(use, path):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (6,), (2, 3), (1, 2, 3)])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_every_number_and_shape(dtype, shape, order, path):
+def test_every_number_and_shape_comes_back(dtype, shape, order, path):
     opt, other = (cyopt.Adam({"x": np.ones(shape, dtype, o)}) for o in (order, "C"))
     for array in opt.state["x"].values():
         array[...] = np.resize(np.array([np.nan, np.inf, -np.inf, -0.0, 1e-40, 0.1], dtype), shape)
@@ -278,7 +278,7 @@ def test_a_mismatched_file_changes_nothing(cls, opt_of, message, path):
     ("shape", "dtype", "message"), [((3, 2), "f4", "shape"), ((2, 3), "f8", "dtype")]
 )
 def test_state_that_waited_must_fit_too(shape, dtype, message, path):
-    """Of such state the file does not know the parameter, but the arrays."""
+    """The file does not know the parameter of such state, but its arrays."""
     cyopt.save(through_a_file(trained(), cyopt.Adam(), path), path)
     refuses(shaped(cyopt.Adam, shape, dtype)(), path, message)
 
@@ -304,7 +304,7 @@ def rewritten(path, **changes):
         ({"rules": ...}, "rules"),
     ],
 )
-def test_another_header(changes, message, path):
+def test_another_header_is_refused(changes, message, path):
     cyopt.save(trained(), path)
     rewritten(path, **changes)
     refuses(cyopt.Adam(arrays()), path, f"state.npz.*{message}")

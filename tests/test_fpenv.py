@@ -145,7 +145,7 @@ def run_of(opt):
 @x86_64
 @pytest.mark.parametrize("subnormals", SUBNORMALS)
 @pytest.mark.parametrize("mxcsr", MXCSR.values(), ids=MXCSR)
-def test_mxcsr_is_what_it_was(call_under, mxcsr, subnormals):
+def test_a_step_leaves_mxcsr_as_it_was(call_under, mxcsr, subnormals):
     cyopt.set_subnormals(subnormals)
     # 0/0, overflow, underflow: each sets a flag in the kernel.
     grads = [np.array([0.0, 1e300, 1e-300, 1e-310, np.inf, np.nan, 1 / 3])]
@@ -187,7 +187,7 @@ def test_the_bits_do_not_depend_on_the_caller(call_under, formula, dtype):
 
 @x86_64
 @pytest.mark.parametrize("subnormals", SUBNORMALS)
-def test_a_caller_whose_exceptions_trap(helper_path, subnormals):
+def test_a_caller_whose_exceptions_trap_can_step(helper_path, subnormals):
     code = f"""if True:
         import ctypes, functools, numpy as np, cyopt
         call_under = ctypes.PyDLL({str(helper_path)!r}).call_under
@@ -216,7 +216,7 @@ def isa(request):
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", TINY)
-def test_subnormal_state(dtype):
+def test_subnormal_state_is_flushed_or_kept(dtype):
     def opt_with_tiny_state(tiny):
         opt = cyopt.Adam([np.ones(40, dtype)], eps=1e-3, amsgrad=True)
         for state in opt.state["0"].values():
@@ -238,7 +238,7 @@ def test_subnormal_state(dtype):
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", TINY)
-def test_subnormal_gradient_and_parameter(dtype):
+def test_a_subnormal_gradient_or_parameter_is_flushed_or_kept(dtype):
     def stepped(param, grad, attach=lambda opt: opt):
         params = [np.full(40, param, dtype)]
         attach(cyopt.SGD(params, lr=1.0)).step([np.full(40, grad, dtype)])
@@ -266,7 +266,7 @@ def test_each_thread_of_the_team_flushes(threads):
     assert params[0].all()
 
 
-def test_set_subnormals():
+def test_set_subnormals_takes_two_modes():
     for mode in SUBNORMALS:
         cyopt.set_subnormals(mode)
         assert cyopt.get_subnormals() == mode

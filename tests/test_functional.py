@@ -45,7 +45,7 @@ def test_same_bits_as_the_class(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=name)
-def test_lists(variant):
+def test_a_call_over_lists_is_a_call_for_each(variant):
     """One call for all; types and layouts may differ, None skips."""
     cls, hypers = variant
     opt = cls(**hypers)
@@ -64,7 +64,7 @@ def test_lists(variant):
     call(opt, [], [], {slot: [] for slot in slots}, 1)
 
 
-def test_like():
+def test_like_acts_in_functions():
     param, own = np.ones(3), np.ones(3)
     opt = cyopt.Adam.like("keras", param)
     m, v = np.zeros(3), np.zeros(3)
@@ -75,7 +75,7 @@ def test_like():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_scalars_of_the_host(dtype):
+def test_a_host_may_give_scalars_of_its_own(dtype):
     """p - step_size*m / (sqrt(v)*denom_scale + eps), with the host's own bias corrections."""
     ours, hosts = np.ones(5, dtype), np.ones(5, dtype)
     state = [np.zeros(5, dtype) for _ in range(4)]
@@ -93,7 +93,7 @@ def test_scalars_of_the_host(dtype):
 
 
 @pytest.mark.skipif(NUMPY < (2, 2), reason="older NumPy takes DLPack arrays read-only")
-def test_foreign_arrays():
+def test_foreign_arrays_are_updated():
     w, m, v, twin = np.ones(3), np.zeros(3), np.zeros(3), np.ones(3)
     cyopt.adam_(Foreign(w), Foreign(np.ones(3)), Foreign(m), Foreign(v), step=1)
     cyopt.adam_(twin, np.ones(3), np.zeros(3), np.zeros(3), step=1)
@@ -136,7 +136,7 @@ def refused(function, bad, error, message, **hypers):
 @pytest.mark.parametrize("as_lists", [False, True])
 @pytest.mark.parametrize(("spoil", "error", "cure"), cases(PARAMS))
 @every_function
-def test_parameter_and_state(function, spoil, error, cure, as_lists):
+def test_an_unfit_parameter_or_state_is_refused(function, spoil, error, cure, as_lists):
     for place in (0, *range(2, LENGTHS[function])):
 
         def bad(good, place=place):
@@ -150,7 +150,7 @@ def test_parameter_and_state(function, spoil, error, cure, as_lists):
 
 @pytest.mark.parametrize(("spoil", "error", "cure"), cases(GRADS))
 @every_function
-def test_gradient(function, spoil, error, cure):
+def test_an_unfit_gradient_is_refused(function, spoil, error, cure):
     refused(function, lambda good: [good[0], spoil(good[1]), *good[2:]], error, f"grad.*({cure})")
 
 
@@ -163,23 +163,26 @@ def test_gradient(function, spoil, error, cure):
     ],
 )
 @every_function
-def test_state_unlike_its_parameter(function, spoil, error, message):
+def test_state_unlike_its_parameter_is_refused(function, spoil, error, message):
     refused(function, lambda good: [*good[:2], spoil(good[2]), *good[3:]], error, message)
 
 
-@pytest.mark.parametrize("place", range(1, 5))
-@every_function
-def test_shared_memory(function, place):
-    if place < LENGTHS[function]:
-        message = "shares memory"
-        refused(function, lambda g: [*g[:place], g[0], *g[place + 1 :]], ValueError, message)
+PLACES = [(function, place) for function, n in LENGTHS.items() for place in range(1, n)]
+
+
+@pytest.mark.parametrize(("function", "place"), PLACES)
+def test_a_parameter_as_its_own_gradient_or_state_is_refused(function, place):
+    refused(function, lambda g: [*g[:place], g[0], *g[place + 1 :]], ValueError, "shares memory")
+
+
+def test_parameters_that_overlap_are_refused():
     a, b = overlapping(0, 2)
     with pytest.raises(ValueError, match=r"shares memory.*copy"):
         cyopt.sgd_([a, b], [np.ones(3, np.float32)] * 2)
     assert not a.any()
 
 
-def test_lists_of_other_lengths():
+def test_lists_of_other_lengths_are_refused():
     w, m, v = ([np.ones(2), np.ones(2)] for _ in range(3))
     for given in ((w, w[:1], m, v), (w, m, m[:1], v), (w, m[0], m, v), (w, m, m, v[0])):
         with pytest.raises(TypeError, match=r"list of 2.*grad and each state"):
@@ -229,7 +232,7 @@ KEYWORDS = {
 
 
 @pytest.mark.parametrize(("function", "keywords", "message"), KEYWORDS.values(), ids=KEYWORDS)
-def test_keywords(function, keywords, message):
+def test_wrong_keywords_are_refused(function, keywords, message):
     count = {cyopt.adam_: 4}.get(function, 3)
     given = [W.copy() for _ in range(count)]
     with pytest.raises((TypeError, ValueError), match=message):
@@ -264,7 +267,7 @@ def test_keywords_that_are_not_for_functions_are_refused(given, message):
         (cyopt.adam_, 3, {"step": 1}, "exp_avg_sq"),
     ],
 )
-def test_state_too_little_or_too_much(function, count, hypers, message):
+def test_missing_or_unused_state_is_refused(function, count, hypers, message):
     given = [W.copy() for _ in range(count)]
     with pytest.raises(TypeError, match=message):
         function(*given, **hypers)
@@ -272,7 +275,7 @@ def test_state_too_little_or_too_much(function, count, hypers, message):
 
 
 def test_options_act_in_lists_too():
-    """Mutants that ignored them over lists were not seen."""
+    """Clipping is of all arrays together, and casting of each."""
     rng = np.random.default_rng(7)
     params = [rng.normal(size=n).astype(np.float32) for n in (3, 50)]
     grads = [rng.normal(size=n) for n in (3, 50)]  # float64

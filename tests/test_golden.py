@@ -65,7 +65,7 @@ def run(case):
 
 
 @pytest.mark.parametrize(("framework", "case"), list(cases()))
-def test_golden(framework, case):
+def test_numbers_are_those_of_the_frameworks(framework, case):
     expected = np.array(case["params"], case["dtype"])
     result = run(case)
     assert result.dtype == expected.dtype

@@ -18,7 +18,7 @@ def required(host):
     return REQUIRE.findall((FOLDER / f"{host}.py").read_text())
 
 
-def test_there_are_some():
+def test_the_integrations_are_these():
     assert HOSTS == ["autograd", "numba", "sklearn", "thinc", "torch"]
 
 
@@ -34,7 +34,7 @@ def test_extras_and_modules_ask_for_the_same(host):
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("found", [None, "0.1.2"])
-def test_a_host_that_is_missing_or_too_old(host, found):
+def test_a_host_that_is_missing_or_too_old_is_named(host, found):
     ((package, minimum, extra),) = required(host)
     code = f"""
         from importlib import metadata

@@ -172,14 +172,14 @@ def test_repaired_wheel_without_a_compiler(distributions, tmp_path):
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="NumPy 1.26 has wheels up to Python 3.12")
-def test_numpy_1_at_run_time(distributions, tmp_path):
+def test_the_wheel_runs_with_numpy_1(distributions, tmp_path):
     python = new_python(tmp_path / "venv", distributions[1], "numpy==1.26.4")
     assert "1.26.4" in run(python, "-I", "-c", USE)
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_compilers(clean_copy, tmp_path, compiler):
-    """pip install . with each compiler, which has nothing to warn of."""
+def test_each_compiler_builds_without_warnings(clean_copy, tmp_path, compiler):
+    """`pip install .` with each compiler."""
     if shutil.which(compiler) is None:
         pytest.skip(f"needs {compiler}")
     python = new_python(tmp_path / "venv")
@@ -190,7 +190,7 @@ def test_compilers(clean_copy, tmp_path, compiler):
     assert f" {compiler} " in run(python, "-I", "-c", USE)
 
 
-def test_without_threads(clean_copy, tmp_path):
+def test_a_build_without_threads_says_so_and_steps(clean_copy, tmp_path):
     python = new_python(tmp_path / "venv")
     pip_install(python, clean_copy, CYOPT_NO_THREADS="1")
     assert "built without threads" in run(python, "-I", "-c", USE)

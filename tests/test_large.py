@@ -14,7 +14,7 @@ PLACES = [0, 2**29 - WIDTH // 2, 2**30 - WIDTH // 2, SIZE - WIDTH]
 
 
 def sparse(seed, stride=1):
-    """Zeros but for random numbers at PLACES. Pages that are never written take no memory."""
+    """Zeros, except for random numbers at PLACES. Pages that are never written take no memory."""
     rng = np.random.default_rng(seed)
     array = np.zeros(SIZE, np.float32)[::stride]
     for place in PLACES:
@@ -56,18 +56,18 @@ def check(cls, hyper, stride=1):
 
 
 @pytest.mark.parametrize("stride", [1, -1], ids=["dense", "gathered"])
-def test_a_step(stride):
+def test_a_step_is_right_at_all_places(stride):
     needs(written=1)
     check(cyopt.SGD, {"lr": 0.1}, stride)
 
 
 @pytest.mark.full
-def test_a_step_with_state():
+def test_a_step_with_state_is_right_at_all_places():
     needs(written=2)
     check(cyopt.Momentum, {"lr": 0.1, "nesterov": True, "weight_decay": 0.1})
 
 
-def test_norms():
+def test_norms_count_all_places():
     needs(written=1)
     param, grad = sparse(1), sparse(2)
     opt = cyopt.SGD([param], lr=0.1, clip_norm=1e6)

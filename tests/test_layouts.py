@@ -77,7 +77,7 @@ def check(param, grad, threads=1, cls=cyopt.Adam):
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_layouts(shape, layout, order, dtype):
+def test_gradients_are_read_in_the_order_of_their_parameter(shape, layout, order, dtype):
     param = np.array(draw(shape, dtype), order=order)
     grad = LAYOUTS[layout](draw(shape, dtype, 1))
     for threads in (1, 3):
@@ -94,14 +94,14 @@ def test_state_begins_in_a_cache_line_where_its_parameter_does(cls):
             assert (state.ctypes.data - param.ctypes.data) % 64 == 0
 
 
-def test_broadcast_gradient():
+def test_a_broadcast_gradient_is_read_in_its_shape():
     grad = np.broadcast_to(draw((1, 4), "float32"), (3, 4))
     check(draw((3, 4), "float32"), grad)
     check(np.asfortranarray(draw((3, 4), "float32")), grad)
 
 
-def test_square_matrix_transposed():
-    """Shape, dtype and size are alike; only the order tells: torch's fused kernels get it wrong."""
+def test_a_transposed_square_gradient_is_read_transposed():
+    """Shape, dtype and size are alike, only the order differs (fused kernels of torch miss it)."""
     param, grad = draw((64, 64), "float32"), draw((64, 64), "float32", 1).T
     expected = param - np.float32(1e-3) * grad
     cyopt.SGD([param]).step([grad])
@@ -110,7 +110,7 @@ def test_square_matrix_transposed():
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_any_view_of_any_shape(data):
+def test_any_view_of_any_shape_is_read(data):
     shape = tuple(data.draw(st.lists(st.integers(0, 6), max_size=4)))
     axes = data.draw(st.permutations(range(len(shape))))
     steps = data.draw(st.tuples(*[st.sampled_from([1, 2, 3, -1, -2]) for _ in shape]))
@@ -124,7 +124,7 @@ def test_any_view_of_any_shape(data):
     check(np.array(draw(shape, dtype), order=order), grad, data.draw(st.sampled_from([1, 2, 3])))
 
 
-def test_dimensions_of_size_one_have_no_stride():
+def test_the_strides_of_dimensions_of_size_one_mean_nothing():
     base = draw((5, 8), "float32")
     grad = np.lib.stride_tricks.as_strided(base[:, 0], (1, 5, 1), (999, 32, 7 * 4))
     check(draw((1, 5, 1), "float32"), grad)
@@ -137,6 +137,6 @@ def test_the_stride_of_a_dimension_of_size_one_may_be_any():
     assert (param == 0.5).all()
 
 
-def test_many_dimensions():
+def test_arrays_may_have_many_dimensions():
     shape = (2,) * 12
     check(draw(shape, "float64"), draw(shape, "float64", 1).T)

@@ -43,14 +43,35 @@ def said(done):
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-@pytest.mark.parametrize("job", ["bits", "overlap", "memory", "checks", "resumed"])
-def test_jobs(job, ranks):
-    word = {"memory": "kept", "checks": "found"}.get(job, "same")
-    assert said(mpi(ranks, "mpi_jobs.py", job)) == [word] * ranks
+several_ranks = pytest.mark.parametrize("ranks", [2, 3, 4])
 
 
-def test_one_rank_is_as_none():
+@several_ranks
+def test_the_bits_are_those_of_one_optimizer_with_the_mean_gradient(ranks):
+    assert said(mpi(ranks, "mpi_jobs.py", "bits")) == ["same"] * ranks
+
+
+@several_ranks
+def test_gradients_may_be_handed_over_one_by_one_in_any_order(ranks):
+    assert said(mpi(ranks, "mpi_jobs.py", "overlap")) == ["same"] * ranks
+
+
+@several_ranks
+def test_a_shard_holds_its_part_of_the_state(ranks):
+    assert said(mpi(ranks, "mpi_jobs.py", "memory")) == ["kept"] * ranks
+
+
+@several_ranks
+def test_bits_that_differ_are_found_on_all_ranks(ranks):
+    assert said(mpi(ranks, "mpi_jobs.py", "checks")) == ["found"] * ranks
+
+
+@several_ranks
+def test_all_ranks_continue_from_the_state_of_rank_0(ranks):
+    assert said(mpi(ranks, "mpi_jobs.py", "resumed")) == ["same"] * ranks
+
+
+def test_one_rank_steps_as_without_mpi():
     assert said(mpi(1, "mpi_jobs.py", "bits")) == ["same"]
 
 
@@ -70,7 +91,7 @@ def test_the_example_has_the_same_losses_on_any_number_of_ranks(tmp_path):
     assert (tmp_path / "adam.npz").is_file()
 
 
-def test_every_sample_is_one_ranks_once():
+def test_each_sample_is_in_one_batch_of_one_rank():
     class Comm:
         def __init__(self, rank, size):
             self.rank, self.size = rank, size
@@ -87,7 +108,7 @@ def test_every_sample_is_one_ranks_once():
     ]
 
 
-def test_what_is_wrong_is_told_and_changes_nothing():
+def test_a_refusal_says_what_is_wrong_and_changes_nothing():
     done = mpi(2, "mpi_jobs.py", "refusals")
     assert done.returncode == 0, done.stderr
     expected = [
@@ -128,15 +149,38 @@ def test_what_differs_is_named_on_all_ranks():
     [((2, "shard"), (3, "shard")), ((3, "shard"), (1, "whole")), ((2, "whole"), (4, "shard"))],
     ids=str,
 )
-def test_a_checkpoint_goes_on_with_another_number_of_ranks(tmp_path, first, last):
+def test_a_checkpoint_continues_on_another_number_of_ranks(tmp_path, first, last):
     path = tmp_path / "adam.npz"
     for (ranks, shard), what in ((first, "first"), (last, "last")):
         assert said(mpi(ranks, "mpi_jobs.py", "checkpoint", path, what, shard)) == ["done"] * ranks
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_what_was_found_by_attacking(ranks, tmp_path):
-    assert said(mpi(ranks, "mpi_jobs.py", "found", tmp_path)) == ["right"] * ranks
+two_or_three_ranks = pytest.mark.parametrize("ranks", [2, 3])
+
+
+@two_or_three_ranks
+def test_two_optimizers_may_complete_their_buckets_in_any_order(ranks):
+    assert said(mpi(ranks, "mpi_jobs.py", "two_optimizers")) == ["right"] * ranks
+
+
+@two_or_three_ranks
+def test_clipping_is_the_same_with_and_without_shards(ranks):
+    assert said(mpi(ranks, "mpi_jobs.py", "clipping")) == ["right"] * ranks
+
+
+@two_or_three_ranks
+def test_averages_begin_as_copies_of_the_parameters_of_rank_0(ranks):
+    assert said(mpi(ranks, "mpi_jobs.py", "construction")) == ["right"] * ranks
+
+
+@two_or_three_ranks
+def test_a_replaced_parameter_is_followed_on_all_ranks(ranks):
+    assert said(mpi(ranks, "mpi_jobs.py", "replaced")) == ["right"] * ranks
+
+
+@two_or_three_ranks
+def test_an_unfit_state_or_file_is_an_error_on_all_ranks(ranks, tmp_path):
+    assert said(mpi(ranks, "mpi_jobs.py", "unfit", tmp_path)) == ["right"] * ranks
 
 
 @pytest.mark.parametrize(

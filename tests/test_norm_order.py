@@ -1,4 +1,4 @@
-"""Names decide, not the order in which parameters are given: of a norm too."""
+"""The order in which parameters are given changes no norm: their names decide."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def test_norms_do_not_depend_on_the_order_of_the_list(dtype, reference):
     assert len(seen) == 1
 
 
-def test_a_run_goes_on_with_its_names_in_another_order():
+def test_a_run_continues_with_its_names_in_another_order():
     rng = np.random.default_rng(4)
     params, grads = drawn(rng, np.float32), [drawn(rng, np.float32) for _ in range(6)]
     straight = {name: param.copy() for name, param in params.items()}
@@ -47,7 +47,7 @@ def test_a_run_goes_on_with_its_names_in_another_order():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_sums_that_are_not_finite_have_a_place_too(bad):
+def test_norms_of_nan_and_infinity_do_not_depend_on_the_order(bad):
     grads = [np.full(3, x) for x in (1.0, bad, 0.5, bad, 2.0)]
     for order in itertools.permutations(range(5)):
         opt = cyopt.SGD([np.ones(3) for _ in grads])

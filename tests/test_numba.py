@@ -89,7 +89,7 @@ def test_settings_of_python_act():
     assert not param.any()
 
 
-def test_every_field_of_the_numbers():
+def test_hyper_has_every_field():
     given = hyper(cyopt.Adam(lr=0.25, betas=(0.5, 0.75), eps=1e-3), np.float64)
     known = _cpu.default_hyper("adam")
     assert set(given.dtype.names) == {*known, "itemsize"}
@@ -130,7 +130,7 @@ def test_temporary_arrays_live_until_the_step_is_made():
     assert all(np.array_equal(descend(numbers, 1000, 50), expected) for _ in range(20))
 
 
-def test_threads_step_at_once():
+def test_threads_can_step_at_once():
     numbers = hyper(cyopt.Momentum(lr=0.1), np.float64)
     grads = numba.typed.List([np.ones(20_000)] * 50)
     arrays = [(np.zeros(20_000), np.zeros(20_000)) for _ in range(4)]
@@ -215,7 +215,7 @@ def test_what_cannot_be_compiled_is_refused_in_python(optimizer, message):
 
 
 @pytest.mark.parametrize("dtype", ["float16", np.int64, ">f4", "foo", None])
-def test_of_which_type_the_parameters_are(dtype):
+def test_another_type_of_parameters_is_refused(dtype):
     with pytest.raises(TypeError, match="float32 or float64"):
         hyper(ADAM, dtype)
 

@@ -141,7 +141,7 @@ def test_the_norm_of_each_array():
     assert opt.grad_norm == pytest.approx(26**0.5)
 
 
-def test_torch_adds_to_the_norm():
+def test_clip_eps_is_added_to_the_norm_as_by_torch():
     """torch.nn.utils.clip_grad_norm_: max_norm / (norm + 1e-6)."""
     grads = [np.array([3.0, 4.0])]
     params, opt = opt_for(grads, clip_norm=1.0)
@@ -262,7 +262,7 @@ def test_only_the_groups_that_say_so_are_tested():
     assert opt.step([good, bad]) is False
 
 
-def test_keyed_and_unbound_use():
+def test_options_act_on_keyed_and_unbound_parameters():
     opt = cyopt.SGD(lr=1.0, clip_norm=1.0, clip_eps=0.0, skip_nonfinite=True)
     w = np.zeros(2)
     opt.update("w", w, np.array([3.0, 4.0]))
@@ -306,7 +306,7 @@ def test_the_average_begins_as_the_parameter_before_its_first_step():
     assert len(opt.averages) == 2
 
 
-def test_averages_of_some_groups_and_of_none():
+def test_some_groups_or_none_may_have_averages():
     params = [np.ones(1), np.ones(1)]
     opt = cyopt.SGD([{"params": [params[0]], "ema": 0.5}, {"params": [params[1]]}])
     assert list(opt.averages) == ["0.0"]
@@ -331,7 +331,7 @@ def test_averages_are_read_only():
 # --- gradients of another type --------------------------------------------------------------------
 
 
-def test_float64_gradients_of_float32_parameters():
+def test_float64_gradients_are_cast_to_float32():
     grads = [np.array([1e-3, 1e300, -1 / 3]), None]
     params = [np.ones(3, np.float32), np.ones(2, np.float32)]
     opt = cyopt.SGD(params, lr=1.0, cast_grads=True)
@@ -346,7 +346,7 @@ def test_float64_gradients_of_float32_parameters():
 # --- the functional form --------------------------------------------------------------------------
 
 
-def test_functions_do_it_too():
+def test_options_act_in_functions():
     rng = np.random.default_rng(0)
     options = {"clip_norm": 0.5, "clip_value": 0.2, "skip_nonfinite": True, "zero_grads": True}
     param = rng.normal(size=100)
@@ -369,7 +369,7 @@ def test_functions_do_it_too():
         cyopt.sgd_(param, param.copy(), step=1, average=average)
 
 
-def test_functions_like_thinc():
+def test_functions_average_as_thinc():
     param, opt_param = np.ones(3), np.ones(3)
     m, v, average = np.zeros(3), np.zeros(3), np.zeros(3)
     opt = cyopt.Adam.like("thinc", [opt_param])
@@ -413,13 +413,13 @@ def test_the_average_of_a_parameter_that_rests_stays_there(ema, dtype):
     assert np.array_equal(opt.averages["0"], param)
 
 
-def test_the_average_of_an_infinite_parameter():
+def test_the_average_of_an_infinite_parameter_is_nan():
     opt = cyopt.SGD([np.array([1.0, -np.inf])], lr=0.0, ema=0.9)
     opt.step([np.zeros(2)])
     assert same_bits(opt.averages["0"], np.array([1.0, np.nan]))
 
 
-def test_a_decay_that_float32_would_round_to_1():
+def test_a_decay_that_float32_would_round_to_1_acts():
     """It is 1 minus the decay that is rounded."""
     param = np.ones(2, np.float32)
     opt = cyopt.SGD([param], lr=0.0, ema=1 - 2.0**-30)

@@ -45,7 +45,7 @@ def test_the_result_is_that_in_place_and_the_old_array_stays(name, count, hyper,
     assert all(map(same_bits, state, expected_state))
 
 
-def test_lists():
+def test_lists_return_lists():
     params, grads = arrays(3), arrays(3, seed=1)
     ms, vs = [np.zeros((4, 3)) for _ in params], [np.zeros((4, 3)) for _ in params]
     results = cyopt.adam(params, grads, ms, vs, step=1, lr=0.1)
@@ -84,7 +84,7 @@ class Tagged(np.ndarray):
     [lambda a: a[::-1], lambda a: a.T, lambda a: a[:, ::2], lambda a: a.view(Tagged), np.asarray],
     ids=["backwards", "transposed", "strided", "subclass", "plain"],
 )
-def test_any_layout_and_subclass(view):
+def test_param_may_have_any_layout_and_subclass(view):
     param = view(arrays(1, (6, 6))[0])
     grad = np.ones(param.shape)
     result = cyopt.sgd(param, grad, lr=0.25)
@@ -153,7 +153,7 @@ def test_an_average_is_updated_and_apart_from_out():
 @pytest.mark.parametrize("written", ["exp_avg", "exp_avg_sq", "average", "grad"])
 @pytest.mark.parametrize("foreign", [False, True])
 def test_param_is_apart_from_what_is_written(written, foreign):
-    """It was overwritten by way of a state, an average or a gradient that is set to zero."""
+    """Else a state, an average or a gradient that is set to zero would overwrite it."""
     param, grad, exp_avg, exp_avg_sq, average = arrays(5)
     given = {"grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "average": average}
     given[written] = Foreign(param) if foreign else param

@@ -136,7 +136,7 @@ def test_a_figure_is_the_other_ones_time_over_cyopts(figures):
     assert list(figures.over_cyopt(records, "absent", 1)) == []
 
 
-def test_cases_are_measured_once_and_wrong_ones_are_told(figures, monkeypatch):
+def test_cases_are_measured_once_and_wrong_ones_are_reported(figures, monkeypatch):
     monkeypatch.setattr(figures, "EFFORT", SHORT)
 
     def idle(case, threads):

@@ -130,7 +130,7 @@ LOKY = """
 
 @pytest.mark.skipif(not importlib.util.find_spec("joblib"), reason="needs joblib")
 def test_joblib_lends_large_state_read_only():
-    """It maps arrays from 1 MB on, so that a step in a worker wrote where it must not."""
+    """It maps arrays from 1 MB on: a step in a worker would write where it must not."""
     code = """
         expected = step(optimizer(300_000), 300_000)
         jobs = (delayed(step)(optimizer(300_000), 300_000) for _ in range(2))

@@ -17,7 +17,7 @@ each_grad = pytest.mark.parametrize(("spoil", "error", "cure"), cases(GRADS))
 @each_grad
 @every_class
 @pytest.mark.parametrize("steps", [0, 2])
-def test_gradient(cls, steps, spoil, error, cure):
+def test_an_unfit_gradient_is_refused(cls, steps, spoil, error, cure):
     model = Model(cls, steps)
     bad = {"b": model.grads["b"], "w": spoil(model.grads["w"])}
     model.refuses(lambda: model.opt.step(bad), error, f"(?s)grad.*w.*({cure})")
@@ -25,7 +25,7 @@ def test_gradient(cls, steps, spoil, error, cure):
 
 @each_param
 @every_class
-def test_parameter_at_construction(cls, spoil, error, cure):
+def test_an_unfit_parameter_is_refused_at_construction(cls, spoil, error, cure):
     params = arrays()
     params["w"] = spoil(params["w"])
     with pytest.raises(error, match=f"(?s)w.*({cure})" if cure != "." else None):
@@ -46,7 +46,7 @@ def test_a_dtype_with_fields_is_refused():
 
 @each_param
 @every_class
-def test_parameter_rebound(cls, spoil, error, cure):
+def test_an_unfit_parameter_that_is_rebound_is_refused(cls, spoil, error, cure):
     model = Model(cls, 2)
     model.params["w"] = spoil(model.params["w"])
     message = f"(?s)param.*w.*({cure})" if cure != "." else "."
@@ -54,7 +54,7 @@ def test_parameter_rebound(cls, spoil, error, cure):
 
 
 @pytest.mark.parametrize("of", [iter, dict.values, lambda params: (p for p in params.values())])
-def test_parameters_that_can_be_read_once(of):
+def test_parameters_that_can_be_read_only_once_are_refused(of):
     with pytest.raises(TypeError, match=r"parameter '0' is a .*; .* pass list\(it\)"):
         cyopt.Adam(of(arrays()))
 
@@ -79,14 +79,14 @@ def test_a_container_that_returns_copies_is_refused(tmp_path):
         lambda a: a.reshape(3, 2),
     ],
 )
-def test_parameter_rebound_to_another_kind(other):
+def test_a_parameter_rebound_to_another_kind_is_refused(other):
     model = Model(cyopt.Adam, 2)
     model.params["w"] = other(model.params["w"])
     model.refuses(lambda: model.opt.step(model.grads), ValueError, "'w'.*was.*new optimizer")
 
 
 @each_param
-def test_parameter_unbound_and_keyed(spoil, error, cure):
+def test_an_unfit_parameter_is_refused_unbound_and_keyed(spoil, error, cure):
     params, grads, opt, keyed = arrays(), arrays(), cyopt.Adam(), cyopt.Adam()
     bad = {**params, "w": spoil(params["w"])}
     with pytest.raises(error):
@@ -101,7 +101,7 @@ def test_parameter_unbound_and_keyed(spoil, error, cure):
 
 @pytest.mark.parametrize("offset", [0, 1, 2])
 @every_class
-def test_parameters_sharing_memory(cls, offset):
+def test_parameters_that_share_memory_are_refused(cls, offset):
     with pytest.raises(ValueError, match=r"'b'.*shares memory.*'a'.*once.*copy"):
         cls(dict(zip("ab", overlapping(0, offset), strict=True)))
     model = Model(cls)
@@ -110,7 +110,7 @@ def test_parameters_sharing_memory(cls, offset):
     model.refuses(lambda: model.opt.step(model.grads), ValueError, "shares memory")
 
 
-def test_parameters_side_by_side():
+def test_parameters_may_lie_side_by_side():
     a, b = overlapping(0, 3)
     assert cyopt.SGD([a, b], lr=1.0).step([np.ones(3, np.float32)] * 2)
     assert np.array_equal([a, b], -np.ones((2, 3)))
@@ -118,7 +118,7 @@ def test_parameters_side_by_side():
 
 @pytest.mark.parametrize("steps", [0, 2])
 @every_class
-def test_gradient_sharing_memory_with_what_is_written(cls, steps):
+def test_a_gradient_that_shares_memory_with_what_is_written_is_refused(cls, steps):
     model = Model(cls, steps)
     written = {"w": model.params["w"], "b": model.params["w"][1]}
     written |= {f"s{i}": s for i, s in enumerate(model.opt.state["w"].values())}
@@ -128,8 +128,8 @@ def test_gradient_sharing_memory_with_what_is_written(cls, steps):
         model.refuses(lambda g=grads: model.opt.step(g), ValueError, f"gradient of '{name}'.*copy")
 
 
-def test_gradient_between_the_elements_of_what_is_written():
-    """Extents overlap, elements do not: that is no reason to refuse."""
+def test_a_parameter_may_lie_between_the_elements_of_its_gradient():
+    """Extents overlap, elements do not."""
     base = np.zeros(16, np.float32)
     opt = cyopt.SGD(base[4:6], lr=1.0)
     base[0:16:8] = 1, 2
@@ -163,19 +163,19 @@ STRUCTURES = {
 
 @pytest.mark.parametrize(("spoil", "error", "message"), cases(STRUCTURES))
 @pytest.mark.parametrize("steps", [0, 2])
-def test_structure(spoil, error, message, steps):
+def test_gradients_of_another_structure_are_refused(spoil, error, message, steps):
     model = Model(cyopt.Adam, steps)
     model.refuses(lambda: model.opt.step(spoil(**model.grads)), error, message)
 
 
-def test_a_list_that_holds_itself():
+def test_a_list_that_holds_itself_is_refused():
     endless = [np.ones(2)]
     endless.append(endless)
     with pytest.raises(ValueError, match="params is nested too deeply, or"):
         cyopt.SGD(endless)
 
 
-def test_a_key_that_has_no_hash():
+def test_a_key_that_has_no_hash_is_refused():
     with pytest.raises(TypeError, match=r"key is \[1\]: unhashable.*expected a key such as a name"):
         cyopt.SGD(lr=0.1).update([1], np.ones(2), np.ones(2))
 
@@ -200,7 +200,7 @@ def test_a_key_that_is_an_array_is_answered_with_the_order_of_arguments():
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_length(count):
+def test_lists_of_another_length_are_refused(count):
     grad, params = np.ones(2, np.float32), [np.ones(2, np.float32), np.ones(2, np.float32)]
     opt = cyopt.SGD(params)
     with pytest.raises(ValueError, match=f"grads has {count} entries; expected 2"):
@@ -211,7 +211,7 @@ def test_length(count):
     assert np.array_equal(params, np.ones((2, 2)))
 
 
-def test_structure_of_params_changed():
+def test_parameters_added_or_removed_later_are_refused():
     model = Model(cyopt.Adam, 2)
     model.params["c"] = np.ones(1)
     with pytest.raises(ValueError, match=r"params.*'c'"):
@@ -227,18 +227,18 @@ def test_structure_of_params_changed():
         {"0": np.ones(1), 0: np.ones(1)},
     ],
 )
-def test_two_parameters_of_one_name(params):
+def test_two_parameters_of_one_name_are_refused(params):
     with pytest.raises(ValueError, match=r"two parameters have the name.*rename"):
         cyopt.SGD(params)
 
 
 @pytest.mark.skipif(NUMPY >= (2, 2), reason="newer NumPy takes them writable")
-def test_foreign_parameter_of_older_numpy():
+def test_a_foreign_parameter_is_refused_with_an_older_numpy():
     with pytest.raises(ValueError, match=r"parameter '0' is read-only.*2\.2"):
         cyopt.SGD([Foreign(np.ones(2))])
 
 
-def test_refused_load_in_the_middle_of_training():
+def test_a_refused_load_changes_nothing():
     model = Model(cyopt.Adam, 3)
     other = cyopt.Adam(arrays(np.float64)).state_dict()
     model.refuses(lambda: model.opt.load_state_dict(other), TypeError, "float64.*float32")

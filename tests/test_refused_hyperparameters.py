@@ -65,7 +65,7 @@ HYPERS = [(c, *row) for row in [*BAD, *OTHERS] for c in classes_with(row[0])]
 
 
 @pytest.mark.parametrize(("cls", "name", "value", "error", "message"), HYPERS)
-def test_hyperparameter(cls, name, value, error, message):
+def test_a_bad_hyperparameter_is_refused(cls, name, value, error, message):
     with pytest.raises(error, match=message):
         cls(arrays(), **{name: value})
     with pytest.raises(error, match=message):
@@ -78,7 +78,7 @@ def test_hyperparameter(cls, name, value, error, message):
     model.refuses(lambda: model.opt.groups[0].update({"lr": 9, name: value}), Exception, name)
 
 
-def test_number_larger_than_any_float():
+def test_a_number_larger_than_any_float_is_refused():
     with pytest.raises(ValueError, match=r"lr.*expected.*finite"):
         cyopt.SGD(arrays(), lr=10**400)
 
@@ -86,7 +86,7 @@ def test_number_larger_than_any_float():
 @pytest.mark.parametrize(
     ("cls", "name", "value"), [(c, n, x) for c, n, x, *_ in HYPERS if n in NUMBERS]
 )
-def test_value_of_a_schedule(cls, name, value):
+def test_a_bad_value_of_a_schedule_is_refused(cls, name, value):
     good = getattr(cls(**base(cls, name)), name)
     hypers = {**base(cls, name), name: lambda steps: good}
     model = Model(lambda params: cls(params, **hypers), steps=2)
@@ -120,7 +120,7 @@ ROUNDED = [
 @pytest.mark.parametrize(
     ("cls", "name", "value"), [(c, *r) for r in ROUNDED for c in classes_with(r[0])]
 )
-def test_out_of_range_when_rounded(cls, name, value):
+def test_a_number_that_float32_rounds_out_of_range_is_refused(cls, name, value):
     assert cls(arrays(np.float64), **{name: value}).step(arrays(np.float64))
     with pytest.raises(ValueError, match=f"{name}.*float32.*float64 parameters"):
         cls(arrays(), **{name: value})
@@ -145,7 +145,7 @@ def test_out_of_range_when_rounded(cls, name, value):
     ("cls", "name", "value"),
     [(c, *r) for r in ROUNDED if not r[0].startswith("initial") for c in classes_with(r[0])],
 )
-def test_a_schedule_that_is_out_of_range_only_later(cls, name, value):
+def test_a_schedule_is_refused_when_it_gets_out_of_range(cls, name, value):
     model = Model(lambda params: cls(params, **base(cls, name)))
     good, begin = getattr(model.opt, name), model.opt.steps
 
@@ -185,8 +185,8 @@ def test_a_starting_value_that_float32_cannot_hold_is_refused(value):
         (cyopt.AdamW, {"lr": 1e30, "weight_decay": 1e30}, "lr|weight_decay"),
     ],
 )
-def test_out_of_range_when_prepared(cls, hypers, name):
-    """The scalars of section 2 are what is rounded."""
+def test_a_scalar_that_float32_cannot_hold_is_refused(cls, hypers, name):
+    """What is rounded are the scalars of the rules, which are made of several numbers."""
     model = Model(cls)
     for key, value in hypers.items():
         setattr(model.opt, key, value)
@@ -215,7 +215,7 @@ def test_a_factor_that_decay_makes_too_large_for_float32_is_refused():
 
 
 @pytest.mark.parametrize("cls", cyopt.ALL)
-def test_unknown_name(cls):
+def test_an_unknown_name_is_refused(cls):
     with pytest.raises(TypeError, match="weight_deacy"):
         cls(arrays(), weight_deacy=0.1)
     with pytest.raises(TypeError, match="'weight_deacy'; did you mean 'weight_decay'"):
@@ -280,7 +280,7 @@ def test_what_decides_the_formula_is_fixed(cls, hypers, changes, cure):
         (cyopt.Adam, {"weight_decay_order": "after"}, "decoupled_weight_decay=True"),
     ],
 )
-def test_what_has_no_meaning_together(cls, hypers, cure):
+def test_what_has_no_meaning_together_is_refused(cls, hypers, cure):
     with pytest.raises(ValueError, match=cure):
         cls(arrays(), **hypers)
 

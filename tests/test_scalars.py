@@ -26,7 +26,7 @@ def test_c_has_the_scalars_of_the_rules(variant):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("variant", VARIANTS[::3], ids=name)
-def test_for_a_gpu_they_are_rounded_as_by_numpy(variant, dtype):
+def test_scalars_for_a_gpu_are_rounded_as_by_numpy(variant, dtype):
     cls, kwargs = variant
     hyper = cls(**{**kwargs, "grad_scale": 1e-300}).groups[0].at(0)
     with np.errstate(over="ignore"):
@@ -145,8 +145,8 @@ def test_decoupled_decay(cls, order):
     assert decayed["step"] == plain["step"] * (k if order == "after" else 1.0)
 
 
-def test_sklearn_has_python_powers():
-    """beta**t by Python's own operator; repeated squaring differs in the last bits of most."""
+def test_sklearns_powers_are_those_of_python():
+    """beta**t by its operator; repeated squaring differs in the last bits of most."""
     hypers = [cls.groups[0].at(0) for cls in (cyopt.Adam.like("sklearn"), cyopt.Adam(eps_hat=True))]
     differ = 0
     for t in range(1, 2001):

@@ -1,4 +1,4 @@
-"""Schedules: written values, other libraries' definitions, copies, refusals."""
+"""Schedules: their values, copies and refusals, and what they do in steps."""
 
 import copy
 import math
@@ -42,7 +42,7 @@ def test_every_schedule_has_an_example():
 
 
 @everyone
-def test_prints_compares_hashes_copies_and_pickles(schedule, text):
+def test_a_schedule_prints_compares_hashes_copies_and_pickles(schedule, text):
     assert repr(schedule) == text
     assert eval(text, vars(schedules)) == schedule
     assert pickle.loads(pickle.dumps(schedule)) == schedule
@@ -51,14 +51,14 @@ def test_prints_compares_hashes_copies_and_pickles(schedule, text):
 
 
 @everyone
-def test_cannot_be_changed(schedule, text):
+def test_a_schedule_cannot_be_changed(schedule, text):
     name = next(iter(vars(schedule)))
     with pytest.raises(AttributeError):
         setattr(schedule, name, 1.0)
 
 
 @everyone
-def test_returns_a_python_float_at_every_step(schedule, text):
+def test_a_schedule_returns_a_python_float_at_every_step(schedule, text):
     values = [schedule(t) for t in range(200)]
     assert all(type(value) is float and math.isfinite(value) for value in values)
 
@@ -127,7 +127,7 @@ def optax_polynomial(init_value, end_value, power, transition_steps, t):
 
 
 @pytest.mark.parametrize("steps", [7, 100, 101])
-def test_agrees_with_other_libraries(steps):
+def test_values_agree_with_other_libraries(steps):
     cosine = schedules.cosine(0.3, steps, final=0.01)
     cycle = schedules.one_cycle(0.3, steps)
     steep = schedules.one_cycle(0.3, steps, pct_start=0.5, div_factor=4, final_div_factor=10)
@@ -149,7 +149,7 @@ def test_join_of_one_is_that_one():
     assert schedules.join([schedules.step(1, 0.5, 2)], [])(4) == 0.25
 
 
-def test_takes_any_real_number_and_any_integer():
+def test_arguments_may_be_any_real_number_and_any_integer():
     schedule = schedules.cosine(np.float32(0.5), np.int64(10), final=Fraction(1, 4))
     assert schedule == schedules.cosine(0.5, 10, final=0.25)
     assert type(schedule.initial) is float
@@ -189,7 +189,7 @@ def test_takes_any_real_number_and_any_integer():
         (lambda: schedules.one_cycle(0.1, 10**400), ValueError, "below 2**53"),
     ],
 )
-def test_refuses(make, error, message):
+def test_wrong_arguments_are_refused(make, error, message):
     with pytest.raises(error) as caught:
         make()
     assert message in str(caught.value)

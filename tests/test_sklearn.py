@@ -101,7 +101,7 @@ def test_sgd_is_the_same_to_the_bit_in_float32_too(setting):
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_numbers_of_numpys_types(numbers, dtype):
+def test_numbers_may_have_numpys_types(numbers, dtype):
     def way(make, x, y):
         return make(**numbers).fit(x, y)
 
@@ -162,7 +162,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_arrays_that_cyopt_refuses(name, steps):
+def test_arrays_that_cyopt_refuses_are_left_to_scikit_learn(name, steps):
     own = outcome(CHANGES[name])
     with accelerate():
         assert same(own, outcome(CHANGES[name]))
@@ -170,7 +170,7 @@ def test_arrays_that_cyopt_refuses(name, steps):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_numbers_that_cyopt_refuses(name, steps):
+def test_numbers_that_cyopt_refuses_are_left_to_scikit_learn(name, steps):
     own = outcome(nothing, dtype=np.float32, **NUMBERS[name])
     with accelerate():
         assert same(own, outcome(nothing, dtype=np.float32, **NUMBERS[name]))
@@ -195,7 +195,7 @@ def transposed_grads(optimizer, params, grads):
 
 
 @pytest.mark.parametrize("change", [nothing, fortran, packed, transposed_grads])
-def test_layouts_that_cyopt_takes(change, steps):
+def test_layouts_that_cyopt_takes_give_the_same_bits(change, steps):
     own = outcome(change)
     with accelerate():
         assert same(own, outcome(change))

@@ -1,4 +1,4 @@
-"""state_dict, load_state_dict, pickle, deepcopy; repr, info, like, names: what is kept and said."""
+"""state_dict, load_state_dict, repr, info: what is kept, what is loaded, what is said."""
 
 import copy
 import pickle
@@ -272,7 +272,7 @@ def test_a_class_name_that_is_an_array_is_refused():
 
 
 def test_loaded_state_must_find_its_parameters():
-    """An unbound optimizer that goes on with other names would begin anew without saying so."""
+    """An unbound optimizer with other names would begin again without saying so."""
     params = arrays()
     train(opt := cyopt.Adam(params), params)
     other = cyopt.Adam()
@@ -327,7 +327,7 @@ def test_repr_says_everything(variant):
     assert "lr=0.125" in repr(opt)
 
 
-def test_info():
+def test_info_says_what_is_set():
     text = str(cyopt.info())
     lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in text.splitlines())
     for key in ("cyopt", "ISA", "threads", "compiler", "subnormals", "CUDA", "NumPy", "Python"):

@@ -27,7 +27,7 @@ MORE_UNITS = UNITS + 0.5 / (1 - 0.999)
 
 
 class Fresh(NamedTuple):
-    """A schedule that is made anew for each run, as some can be run through once."""
+    """A schedule that is made again for each run, as some can be run through only once."""
 
     make: Callable[[], Any]
 
@@ -184,7 +184,7 @@ def test_a_model_trains_alike(stepped):
     assert np.round(mine, 4) == pytest.approx(np.round(theirs, 4), abs=1.01e-4)
 
 
-def test_the_operations():
+def test_the_adam_of_ops_agrees():
     theirs, mine = (
         [*arrays(0).values()][:1] + [x[0] for x in map(arrays, (1, 2, 3))] for _ in "ab"
     )
@@ -220,7 +220,7 @@ def test_thincs_own_tests_of_optimizers(monkeypatch):
     assert pytest.main(["-q", "-p", "no:cacheprovider", "-W", "default", spec.origin]) == 0
 
 
-def test_arrays_that_are_not_alike_are_thincs_matter():
+def test_arrays_that_are_not_alike_are_left_to_thinc():
     average = np.zeros((2, 2), np.float32, order="F")
     stepped = []
     for module in (host, ours):

@@ -96,7 +96,7 @@ def test_helpers_are_started_once_and_kept():
 # ---- who says how many
 
 
-def test_set_num_threads():
+def test_set_num_threads_sets_and_resets():
     cyopt.set_num_threads(1)
     assert cyopt.get_num_threads() == 1
     cyopt.set_num_threads(np.int64(3))
@@ -106,13 +106,13 @@ def test_set_num_threads():
 
 
 @pytest.mark.parametrize("n", [0, -1])
-def test_a_number_of_threads_below_one(n):
+def test_a_number_of_threads_below_one_is_refused(n):
     with pytest.raises(ValueError, match=f"n is {n}; expected at least 1"):
         cyopt.set_num_threads(n)
 
 
 @pytest.mark.parametrize("n", [1.0, "2", True, [1]])
-def test_a_number_of_threads_that_is_none(n):
+def test_what_is_not_a_number_of_threads_is_refused(n):
     with pytest.raises(TypeError, match="expected an integer or None"):
         cyopt.set_num_threads(n)
 
@@ -141,7 +141,7 @@ def test_the_limit_of_the_environment(monkeypatch, omp_num_threads, quota, limit
 
 
 @needs_threads
-def test_omp_num_threads():
+def test_omp_num_threads_is_the_first_number():
     code = "import cyopt; print(cyopt.get_num_threads()); cyopt.set_num_threads(3)"
     code += "; print(cyopt.get_num_threads())"
     assert run_python(code, OMP_NUM_THREADS="1") == "1\n3\n"
@@ -149,7 +149,7 @@ def test_omp_num_threads():
 
 @needs_linux
 @needs_threads
-def test_cpu_affinity():
+def test_threads_are_as_many_as_cpus_of_the_affinity():
     code = """
         import os, cyopt
         cpus = os.sched_getaffinity(0)
@@ -210,7 +210,7 @@ V1_FILES = {"cpu__cpu_dot_cfs_quota_us": "250000\n", "cpu__cpu_dot_cfs_period_us
         ),
     ],
 )
-def test_cgroup_quota(tmp_path, membership, files, cpus):
+def test_the_quota_of_a_cgroup_is_read(tmp_path, membership, files, cpus):
     assert cgroup_cpus(*cgroup(tmp_path, membership, **files)) == cpus
 
 
@@ -297,12 +297,12 @@ FORKS = {
 
 @needs_fork
 @pytest.mark.parametrize("case", FORKS)
-def test_fork(case):
+def test_a_fork_steps_with_the_right_bits(case):
     run_python("assert np.array_equal(train(), expected)", FORK, FORKS[case])
 
 
 @needs_fork
-def test_fork_while_another_thread_steps():
+def test_a_fork_beside_a_thread_that_steps_steps_right():
     code = """
         stop = threading.Event()
 

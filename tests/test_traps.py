@@ -1,7 +1,6 @@
-"""The mistakes of other optimizers, one test for each, named after the mistake.
+"""Mistakes of other optimizers that their users reported: a test for each that cyopt is right.
 
-The number in a docstring is the row of the table of users' reports that was collected before cyopt
-was written; each says which project made the mistake.
+In brackets: the project that made the mistake.
 """
 
 import copy
@@ -25,8 +24,8 @@ both_types = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 @both_types
 @every_formula
-def test_trap_tail_elements_or_full_blocks_not_updated(variant, dtype):
-    """1 (PyTorch): each size around the vector widths, every element compared with one alone."""
+def test_elements_in_tails_and_in_full_blocks_are_updated(variant, dtype):
+    """Each size around the vector widths, every element compared with one alone (PyTorch)."""
     cls, hypers = variant
     alone = np.ones(1, dtype)
     train_alone = cls(alone, **hypers)
@@ -51,8 +50,8 @@ def test_trap_tail_elements_or_full_blocks_not_updated(variant, dtype):
         lambda g: np.stack([g, g], axis=-1)[..., 1],
     ],
 )
-def test_trap_noncontiguous_gradient_read_as_if_contiguous(view, dtype):
-    """2, 3 (PyTorch, bitsandbytes): the same gradient in another layout is another update."""
+def test_a_noncontiguous_gradient_is_read_in_its_order(view, dtype):
+    """Read as if it were contiguous it would be another gradient (PyTorch, bitsandbytes)."""
     plain, viewed = np.ones((5, 7), dtype), np.ones((5, 7), dtype)
     opt, other = cyopt.Adam(plain), cyopt.Adam(viewed)
     for step in range(3):
@@ -63,23 +62,23 @@ def test_trap_noncontiguous_gradient_read_as_if_contiguous(view, dtype):
         assert np.array_equal(plain, viewed)
 
 
-def test_trap_noncontiguous_parameter_updated_in_a_copy():
-    """2: a parameter with gaps is refused, not updated in a contiguous copy that nobody sees."""
+def test_a_noncontiguous_parameter_is_refused():
+    """It is not updated in a contiguous copy that nobody sees."""
     with pytest.raises(ValueError, match="ascontiguousarray"):
         cyopt.SGD(np.ones((4, 4))[:, :2])
 
 
 @every_formula
-def test_trap_state_corrupted_by_a_refused_step(variant):
-    """4 (LibreYOLO's fused SGD): momentum and counters of a step that is not made."""
+def test_a_refused_step_leaves_state_and_counters(variant):
+    """Momentum and counters of a step that is not made (fused SGD of LibreYOLO)."""
     cls, hypers = variant
     model = Model(lambda params: cls(params, **hypers), steps=3)
     bad = {**model.grads, "b": model.grads["b"].astype(np.float64)}
     model.refuses(lambda: model.opt.step(bad), TypeError, "float64 scalar")
 
 
-def test_trap_grad_scale_tied_to_the_skipping_of_steps():
-    """5 (PyTorch): the scale is exact and acts on its own."""
+def test_grad_scale_acts_without_skipping_of_steps():
+    """The scale is exact and acts on its own (PyTorch ties it to the skipping of steps)."""
     scaled, plain = arrays(), arrays()
     one, other = cyopt.Adam(scaled, grad_scale=1024.0), cyopt.Adam(plain)
     for step in range(3):
@@ -90,8 +89,8 @@ def test_trap_grad_scale_tied_to_the_skipping_of_steps():
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=name)
-def test_trap_resume_loses_bits(variant):
-    """7 (PyTorch): saved in the middle, loaded into a new optimizer, bit for bit the same end."""
+def test_a_resumed_run_has_the_same_bits(variant):
+    """Saved in the middle, loaded into a new optimizer, the same end bit for bit (PyTorch)."""
     cls, hypers = variant
     params = {"f": np.ones(5, np.float32), "d": np.linspace(-1, 1, 4)}
     opt = cls(params, **hypers)
@@ -115,8 +114,8 @@ def test_trap_resume_loses_bits(variant):
         (cyopt.Momentum, {"dampening": 0.5}),
     ],
 )
-def test_trap_step_counter_in_float32(cls, hypers, count):
-    """8, 9 (PyTorch): a counter that stops at 2**24 or wraps at 2**31; it is an integer."""
+def test_a_step_counter_is_an_integer(cls, hypers, count):
+    """A counter in float32 stops at 2**24, one of 32 bits wraps at 2**31 (PyTorch)."""
     ends = []
     for steps in (count, count + 1):
         params, others = arrays(np.float64), arrays(np.float64)
@@ -139,8 +138,8 @@ def test_trap_step_counter_in_float32(cls, hypers, count):
 
 
 @every_formula
-def test_trap_groups_drift_apart(variant):
-    """10 (DeepSpeed): beta**t kept in one place, multiplied on by every group."""
+def test_equal_groups_stay_equal(variant):
+    """beta**t is not kept in one place that every group multiplies on (DeepSpeed)."""
     cls, hypers = variant
     several, alone = [arrays() for _ in range(3)], arrays()
     groups, one = cls([{"params": p} for p in several], **hypers), cls(alone, **hypers)
@@ -153,8 +152,8 @@ def test_trap_groups_drift_apart(variant):
 
 
 @every_formula
-def test_trap_late_first_gradient(variant):
-    """10: a parameter whose gradients begin late is in its own first step, not in the model's."""
+def test_a_late_first_gradient_is_in_its_own_first_step(variant):
+    """A parameter whose gradients begin late is in its own first step, not in the model's."""
     cls, hypers = variant
     params, alone = arrays(), arrays()["b"]
     opt, other = cls(params, **hypers), cls(alone, **hypers)
@@ -166,8 +165,8 @@ def test_trap_late_first_gradient(variant):
     assert np.array_equal(params["b"], alone)
 
 
-def test_trap_error_from_the_destructor():
-    """13 (DeepSpeed): what failed in its constructor is deleted in silence."""
+def test_what_its_constructor_refuses_is_deleted_in_silence():
+    """Its destructor raises nothing (DeepSpeed)."""
     code = (
         "import cyopt\n"
         "for bad in ({'lr': -1}, {'nonsense': 1}):\n"
@@ -183,8 +182,8 @@ def test_trap_error_from_the_destructor():
 
 @pytest.mark.parametrize("start", range(8))
 @both_types
-def test_trap_unaligned_vectors(dtype, start):
-    """16 (DeepSpeed's core dumps): any address that its type allows, for all arrays of a step."""
+def test_arrays_may_lie_at_any_address_of_their_type(dtype, start):
+    """Any address that its type allows, for all arrays of a step (DeepSpeed dumps core)."""
     param, twin = np.ones(80, dtype)[start : start + 67], np.ones(67, dtype)
     opt, other = cyopt.Adam(param), cyopt.Adam(twin)
     for step in range(3):
@@ -194,16 +193,16 @@ def test_trap_unaligned_vectors(dtype, start):
     assert np.array_equal(param, twin)
 
 
-def test_trap_gpu_array_in_a_cpu_kernel():
-    """17 (DeepSpeed's segfault)."""
+def test_an_array_on_a_gpu_is_refused_beside_arrays_on_the_cpu():
+    """A kernel for the CPU does not read it (DeepSpeed's segfault)."""
     with pytest.raises((RuntimeError, ValueError), match="GPU"):
         cyopt.SGD([OnCuda()])
     with pytest.raises(ValueError, match="GPU"):
         cyopt.SGD([np.ones((2, 3), np.float32)]).step([OnCuda()])
 
 
-def test_trap_int32_sizes():
-    """19 (DeepSpeed, TransformerEngine, apex): more than 2**31 elements are not updated.
+def test_arrays_may_have_more_than_2_31_elements():
+    """Beyond 2**31 elements are updated too (not so in DeepSpeed, TransformerEngine, apex).
 
     Nothing of that size is allocated here: the source is read for sizes narrower than ptrdiff_t,
     and a gradient whose bytes span more than 2**31 (all of them unmapped zeros) is read rightly.
@@ -223,8 +222,8 @@ def test_trap_int32_sizes():
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.0)])
-def test_trap_amsgrad_maximum_swallows_nan(betas):
-    """4: a NaN in the second moment stays in the maximum, it does not vanish."""
+def test_amsgrads_maximum_keeps_a_nan(betas):
+    """A NaN in the second moment stays in the maximum, it does not vanish."""
     param = np.ones(3, np.float32)
     opt = cyopt.Adam(param, betas=betas, amsgrad=True)
     opt.step(np.array([1, np.nan, 2], np.float32))
@@ -233,8 +232,8 @@ def test_trap_amsgrad_maximum_swallows_nan(betas):
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if "weight_decay" in v[1]], ids=name)
-def test_trap_backends_disagree_on_weight_decay(variant):
-    """31 (bitsandbytes, FlagGems): all tests had weight decay 0; here none has."""
+def test_c_and_the_reference_agree_on_weight_decay(variant):
+    """Elsewhere all tests had weight decay 0 (bitsandbytes, FlagGems); here none has."""
     cls, hypers = variant
     params, others = arrays(), arrays()
     opt, reference = cls(params, **hypers), cyopt.reference.attach(cls(others, **hypers))
@@ -244,24 +243,24 @@ def test_trap_backends_disagree_on_weight_decay(variant):
 
 
 @every_formula
-def test_trap_no_weight_decay_makes_nan_of_an_infinite_parameter(variant):
-    """31: g + 0*p is NaN where p is infinite; without decay nothing is added."""
+def test_without_weight_decay_an_infinite_parameter_stays(variant):
+    """g + 0*p is NaN where p is infinite; without decay nothing is added."""
     cls, hypers = variant
     params = {"w": np.array([np.inf, 1.0, -np.inf])}
     train(cls(params, **{**hypers, "weight_decay": 0.0}), params)
     assert np.isinf(params["w"]).tolist() == [True, False, True]
 
 
-def test_trap_decoupled_decay_not_multiplied_by_lr():
-    """29 (PyTorch's and optax's users ask): it is multiplied; a zero gradient shows it alone."""
+def test_decoupled_decay_is_multiplied_by_lr():
+    """Users of PyTorch and optax ask whether it is. A gradient of zeros shows the decay alone."""
     param = np.ones(1)
     cyopt.AdamW(param, lr=0.5, weight_decay=0.5).step(np.zeros(1))
     assert param[0] == 1 - 0.5 * 0.5
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=name)
-def test_trap_gradient_changed(variant):
-    """31: weight decay, maximize or scaling done in the caller's gradient."""
+def test_the_gradient_is_not_changed(variant):
+    """Weight decay, maximize and scaling are not done in the caller's gradient."""
     cls, hypers = variant
     params = arrays()
     opt, grads = cls(params, **hypers), grads_at(1, params)
@@ -273,8 +272,8 @@ def test_trap_gradient_changed(variant):
     assert before == {key: grad.tobytes() for key, grad in grads.items()}
 
 
-def test_trap_grads_list_is_taken_apart():
-    """25: the plan of the last step holds no gradient: a list that is used again may change."""
+def test_a_list_of_gradients_that_changes_is_read_again():
+    """The plan of the last step holds no gradient: a list that is used again may change."""
     w = np.ones(2)
     opt, grads = cyopt.SGD([w], lr=1.0), [np.ones(2)]
     opt.step(grads)
@@ -286,8 +285,8 @@ def test_trap_grads_list_is_taken_apart():
 
 
 @pytest.mark.parametrize("bound", [True, False])
-def test_trap_two_threads_step_one_optimizer(bound):
-    """34 (DeepSpeed: overlap with backward): refused wherever in a step the other thread is."""
+def test_a_second_thread_in_a_step_is_refused(bound):
+    """Wherever in a step the other thread is (DeepSpeed: overlap with backward)."""
     inside, leave, waiting = threading.Event(), threading.Event(), []
 
     def schedule(steps):

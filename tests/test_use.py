@@ -1,4 +1,4 @@
-"""Ways of use: bound, unbound, keyed; trees, groups, rebound arrays, None, schedules, counters."""
+"""Ways of use: bound, unbound, keyed; trees, rebound arrays, None, counters, other libraries."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ TREES = {
 
 
 @pytest.mark.parametrize(("make", "names"), TREES.values(), ids=TREES)
-def test_tree(make, names):
+def test_parameters_may_be_any_tree(make, names):
     param, grad = np.ones(2), np.array([1.0, -1.0])
     opt = cyopt.Momentum(make(param), lr=0.5)
     assert list(opt.state) == names
@@ -79,7 +79,7 @@ def test_lists_and_tuples_are_the_same_to_gradients():
     assert w.tolist() == [0, 0]
 
 
-def test_arrays_that_are_no_plain_ndarray(tmp_path: Path):
+def test_memory_maps_are_taken(tmp_path: Path):
     mapped = np.memmap(tmp_path / "w", np.float32, "w+", shape=(3,))
     mapped[:] = 1
     opt = cyopt.SGD([mapped], lr=0.25)
@@ -89,7 +89,7 @@ def test_arrays_that_are_no_plain_ndarray(tmp_path: Path):
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (1, 1)])
-def test_small_shapes(shape):
+def test_arrays_may_be_empty_or_have_no_dimension(shape):
     param = np.ones(shape, np.float32)
     opt = cyopt.Adam({"p": param}, lr=0.5)
     for _ in range(2):
@@ -97,7 +97,7 @@ def test_small_shapes(shape):
     assert np.array_equal(param, np.zeros(shape, np.float32))
 
 
-def test_types_side_by_side():
+def test_float32_and_float64_may_be_mixed():
     params = {"f": np.ones(3, np.float32), "d": np.ones(3)}
     opt = cyopt.Adam(params, lr=0.1)
     opt.step({"f": np.ones(3, np.float32), "d": np.ones(3)})
@@ -109,8 +109,8 @@ def test_types_side_by_side():
 
 
 @pytest.mark.parametrize("variant", FORMULAS, ids=name)
-def test_none_skips(variant):
-    """A parameter's count is its own: it goes on as if the skipped steps had not been."""
+def test_none_skips_a_parameter(variant):
+    """A parameter's count is its own: it continues as if the skipped steps had not been."""
     cls, hypers = variant
     params, alone = arrays(), arrays()["w"]
     opt, other = cls(params, **hypers), cls(alone, **hypers)
@@ -187,7 +187,7 @@ def test_rebound_params_of_a_group_are_followed():
 # --- other libraries ---------------------------------------------------------------------
 
 
-def test_foreign_gradient():
+def test_a_foreign_gradient_is_read():
     model = Model(cyopt.Adam, 0)
     for steps in range(3):
         given = read_only if NUMPY >= (2, 2) else np.copy  # older NumPy exports writable ones only
@@ -197,7 +197,7 @@ def test_foreign_gradient():
 
 
 @pytest.mark.skipif(NUMPY < (2, 2), reason="older NumPy takes DLPack arrays read-only")
-def test_foreign_parameter_is_exported_anew_at_each_step():
+def test_a_foreign_parameter_is_exported_again_at_each_step():
     model = Model(cyopt.Adam, 0)
     foreign = Foreign(model.params["w"])
     model.params["w"] = foreign
@@ -209,7 +209,7 @@ def test_foreign_parameter_is_exported_anew_at_each_step():
 
 
 class Copying:
-    """An exporter that copies unless it is told not to, as the protocol allows."""
+    """An exporter that copies unless it is asked not to, as the protocol allows."""
 
     def __init__(self, array):
         self.array = array

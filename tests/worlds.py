@@ -150,7 +150,7 @@ class World:
         self.grads = None
 
     def allocate(self, values, shift):
-        """More memory, `shift` numbers behind an aligned address: only where C makes the steps."""
+        """More memory, `shift` numbers past an aligned address: only where C makes the steps."""
         self.memory.append(shifted(values, 0 if self.reference else shift))
 
     def take(self, views):
@@ -196,7 +196,7 @@ class World:
         return [arrays[i] for i in self.numbers()]
 
     def written(self):
-        """All that it writes but for gradients."""
+        """All that it writes except gradients."""
         (key,) = self.grads if self.way == "keyed" else (None,)
         entries = [e for name, e in self.opt.state.items() if self.way != "keyed" or name == key]
         return self.stepped() + [array for entry in entries for array in entry.values()]
@@ -215,7 +215,7 @@ class World:
     # --- what is spoiled --------------------------------------------------------------------------
 
     def with_grad(self, i, grad):
-        """The gradients with this one in the place of number `i`."""
+        """The gradients with this one in place of number `i`."""
         counter = itertools.count()
         return tree_map(lambda old: grad if next(counter) == i else old, self.grads)
 
@@ -263,7 +263,7 @@ class World:
         }
 
     def copied(self, how):
-        """Go on with a copy of the optimizer and, but for `how` "load", of its parameters."""
+        """Continue with a copy of the optimizer and, except for `how` "load", of its parameters."""
         if how == "load":
             self.opt = self.loaded()
             return

@@ -1,4 +1,4 @@
-"""Arrays on a GPU, somewhere behind an aligned address, and what they hold."""
+"""Arrays on a GPU, somewhere past an aligned address, and what they hold."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class Place:
 
 
 def shifted(array, offset):
-    """A copy of a dense array on the GPU, `offset` elements behind an aligned address."""
+    """A copy of a dense array on the GPU, `offset` elements past an aligned address."""
     room = np.concatenate([np.zeros(offset, array.dtype), array.ravel("K")])
     base = DeviceArray.from_host(room, 0)
     return Place(base, offset * array.itemsize, array.shape, array.dtype, array.strides)

@@ -50,7 +50,7 @@ def test_a_step_beside_the_capture_of_another_thread(torch):
 
 
 def test_a_graph_of_some_of_the_streams_is_refused(torch):
-    """By the step; the graph is as if it had not been asked for."""
+    """By the step; the graph is as if the step had not been asked for."""
     cupy = pytest.importorskip("cupy")
     params = [torch.ones(3, device="cuda"), cupy.ones(3, "float32")]
     opt = cyopt.SGD(params, lr=0.5, capturable=True)
@@ -159,7 +159,7 @@ def test_an_optimizer_is_dropped_while_its_step_waits(torch, options):
 
 @pytest.mark.parametrize("behind", ["gradient", "step"])
 def test_streams_of_two_libraries_wait_for_each_other(torch, behind):
-    """The gradient comes late, or the step does; then the gradient's memory is used anew."""
+    """The gradient comes late, or the step does; then the gradient's memory is used again."""
     cupy = pytest.importorskip("cupy")
     ours, theirs = torch.cuda.Stream(), cupy.cuda.Stream(non_blocking=True)
     param, grad = torch.zeros(1 << 22, device="cuda"), cupy.zeros(1 << 22, "float32")
