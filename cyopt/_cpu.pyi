@@ -34,6 +34,7 @@ def square_sums(array: Array, s: float, sums: np.ndarray[Any, np.dtype[np.float6
 def extent(array: Array) -> tuple[int, int]: ...
 
 class Gate:
+    entries: int
     def run(self, action: Callable[..., Result], *args: object) -> Result: ...
 
 class Version:

@@ -8,6 +8,7 @@ cdef class Gate:
     block of Python 3.14 one can.
     """
     cdef bint _taken
+    cdef readonly int64_t entries   # how often somebody was let in
 
     def run(self, action, *args):
         """Call action(*args) with no other caller inside."""
@@ -16,11 +17,15 @@ cdef class Gate:
                 "this optimizer is in a step already, of another thread or from its own schedule;"
                 " use one optimizer for each thread"
             )
-        self._taken = True
+        self._enter()
         try:
             return action(*args)
         finally:
             self._taken = False
+
+    cdef void _enter(self) noexcept:
+        self._taken = True
+        self.entries += 1
 
 
 # A step over fewer bytes of parameters keeps the GIL: about a microsecond, less than it can take
@@ -141,7 +146,7 @@ cdef class Plan:
             return self._again(params, grads, node, norms)
         if gate._taken or self._versions is None or not unchanged(self._versions):
             return None
-        gate._taken = True
+        gate._enter()
         try:
             return self._again(params, grads, node, norms)
         finally:

@@ -49,6 +49,8 @@ cdef class Stepper:
 
         Each key has its own step count, which also feeds the schedules; `steps` is the largest.
         `clip_norm`, `skip_nonfinite` and the norms are of this array only. For `stream` see `step`.
+        `copy.deepcopy` copies keys as well: one that is hashed by its identity, such as a layer,
+        finds its state in the copy only if it is copied together with the optimizer.
 
         >>> import numpy as np, cyopt
         >>> opt, w = cyopt.SGD(lr=0.5), np.array([1.0, 2.0])

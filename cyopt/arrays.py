@@ -11,7 +11,8 @@ import numpy as np
 
 from cyopt import _cpu
 from cyopt.cuda.arrays import DeviceArray
-from cyopt.cuda.libraries import NEGATED, is_on_gpu
+from cyopt.cuda.libraries import is_on_gpu
+from cyopt.foreign import from_dlpack, is_foreign
 
 # Or a DeviceArray, which has all that is used here except elements that Python can read.
 Array = np.ndarray[Any, Any]
@@ -20,16 +21,16 @@ Counts = np.ndarray[Any, np.dtype[np.int64]]
 # A set, because hashes distinguish dtypes that compare equal: a 64-bit long double, or one that has
 # fields as well.
 DTYPES = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
-_DLPACK_CPU = 1
 _LINE, _PAGE = 64, 4096  # bytes of a cache line, and of a page of memory
 _APART = 832  # bytes between the state arrays of a parameter, modulo a page: 13 lines
-_NUMPY = tuple(map(int, np.__version__.split(".")[:2]))
+_MADE = ": make it one with np.array(..., np.float32) and keep that"
 
 
-def as_array(value: Any, what: str, written: bool = False) -> Array:
+def as_array(value: Any, what: str, written: bool = False, instead: str = _MADE) -> Array:
     """`value` over the same memory, as an ndarray or, on a GPU, a DeviceArray.
 
-    It may be an ndarray or memmap, or have DLPack on the CPU or the CUDA array interface.
+    It may be an ndarray or memmap, or have DLPack on the CPU or the CUDA array interface. `instead`
+    ends the error for what is no array at all.
     """
     if type(value) is np.ndarray:
         return value
@@ -48,78 +49,37 @@ def as_array(value: Any, what: str, written: bool = False) -> Array:
             " bypass; pass np.asarray(it), which is the same memory"
         )
     if is_foreign(value):
-        return _from_dlpack(value, what, kind, written)
+        return from_dlpack(value, what, kind, written)
     if isinstance(value, Iterator | KeysView | ValuesView):
         raise TypeError(
             f"{what} is a {kind}; expected an array, or a dict, list or tuple of arrays: pass"
             " list(it), which can be read at every step"
         )
-    raise TypeError(
-        f"{what} is a {kind}; expected a numpy.ndarray of float32 or float64"
-        + (
-            ", or None to skip the parameter"
-            if what.startswith("gradient of")
-            else ": make it one with np.array(..., np.float32) and keep that"
-        )
-    )
+    raise TypeError(f"{what} is a {kind}; expected a numpy.ndarray of float32 or float64{instead}")
 
 
-def is_foreign(value: Any) -> bool:
-    """Whether this is an array of another library, by DLPack."""
-    return hasattr(value, "__dlpack__") and not isinstance(value, np.generic)
-
-
-def _from_dlpack(value: Any, what: str, kind: str, written: bool) -> Array:
-    if getattr(value, "requires_grad", False):
+def _check_numbers(array: Array, what: str, like: np.dtype[Any] | None = None) -> None:
+    """An array must be aligned and float32 or float64; `like` is its parameter's dtype, if any."""
+    if array.dtype not in DTYPES:
+        expected = f"{like.name}, as its parameter" if like else "float32 or float64"
         raise TypeError(
-            f"{what} is a {kind} that requires grad, whose graph a step in place would make stale;"
-            " pass tensor.detach(), which is the same memory"
+            f"{what} has dtype {array.dtype}; expected {expected}; {_cure_of(array.dtype, like)}"
         )
-    try:
-        device, _ = value.__dlpack_device__()
-    except (BufferError, ValueError) as error:
-        raise _not_read(what, kind, error) from None
-    if device != _DLPACK_CPU:
-        raise TypeError(
-            f"{what} is a {kind} on another device; expected an array on the CPU, or one on a GPU"
-            " with __cuda_array_interface__"
-        )
-    if getattr(value, "is_neg", bool)():  # DLPack cannot say so
-        raise TypeError(f"{what} {NEGATED}")
-    # Older NumPy hands out read-only arrays, which are refused later.
-    options: Any = {"copy": False} if written and _NUMPY >= (2, 1) else {}
-    try:
-        array: Array = np.from_dlpack(value, **options)
-    except (BufferError, RuntimeError) as error:  # of a kind that NumPy lacks, such as bfloat16
-        raise _not_read(what, kind, error) from None
-    if array.size and array.flags.owndata:  # NumPy's own memory, because there was none
-        raise TypeError(
-            f"{what} is a {kind} without memory, such as a lazily allocated torch tensor; pass a"
-            " copy of it"
-        )
-    return array
-
-
-def _not_read(what: str, kind: str, error: Exception) -> TypeError:
-    return TypeError(
-        f"{what} is a {kind} that cannot be read ({error}); expected a dense array of float32 or"
-        " float64, in memory"
-    )
-
-
-def _check_numbers(array: Array, what: str) -> None:
-    dtype = array.dtype
-    if dtype not in DTYPES:
-        cure = "convert it by .astype(np.float32)"
-        if dtype.kind == "c":
-            cure = "pass its .view(float): real and imaginary parts as separate numbers"
-        elif dtype.kind == "f" and dtype.newbyteorder("=") in DTYPES:
-            cure = "convert it to the native byte order by .astype(np.float32), or np.float64"
-        raise TypeError(f"{what} has dtype {dtype}; expected float32 or float64; {cure}")
     if not array.flags.aligned:
         raise ValueError(
             f"{what} is not aligned to its {array.itemsize}-byte numbers; pass a copy of it"
         )
+
+
+def _cure_of(dtype: np.dtype[Any], like: np.dtype[Any] | None) -> str:
+    if dtype.kind == "c":
+        real = np.dtype(f"f{dtype.itemsize // 2}")
+        if real in DTYPES:
+            return f"pass its .view(np.{real.name}): real and imaginary parts as separate numbers"
+        return "convert it by .astype(np.complex128), and pass the .view(np.float64) of that"
+    if dtype.kind == "f" and (native := dtype.newbyteorder("=")) in DTYPES:
+        return f"convert it to the native byte order by .astype(np.{(like or native).name})"
+    return f"convert it by .astype(np.{like.name if like else 'float32'})"
 
 
 def check_param(array: Array, what: str) -> None:
@@ -161,14 +121,16 @@ def device_name(device: int | None) -> str:
     return "the CPU" if device is None else f"GPU {device}"
 
 
-def as_array_on(value: Any, device: int | None, what: str, written: bool) -> Array:
+def as_array_on(
+    value: Any, device: int | None, what: str, written: bool, instead: str = _MADE
+) -> Array:
     """`as_array` for a gradient or state, which must be on the device of its parameter."""
     if device is None and is_on_gpu(value):  # known without a driver
         raise ValueError(
             f"{what} is on a GPU but its parameter is on the CPU; copy it there: its library's"
             " .get(), .cpu() or copy_to_host()"
         )
-    array = as_array(value, what, written)
+    array = as_array(value, what, written, instead)
     if device_of(array) != device:
         raise ValueError(
             f"{what} is on {device_name(device_of(array))} but its parameter is on"
@@ -229,13 +191,17 @@ def same_order(a: Array | DeviceArray, b: Array | DeviceArray) -> bool:
     )
 
 
-def check_like(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:
-    """A gradient or state array must have its parameter's shape and dtype."""
-    _check_numbers(array, what)
+def check_like(
+    array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], what: str, hint: str = ""
+) -> None:
+    """A gradient or state array must have its parameter's shape and dtype.
+
+    `hint` says how it may have become float64.
+    """
+    _check_numbers(array, what, dtype)
     if array.dtype != dtype:
         cure = f"convert it by .astype(np.{dtype.name})"
-        if array.dtype == np.float64:
-            cure += "; one np.float64 scalar in its computation makes a float32 gradient float64"
+        cure += hint if array.dtype == np.float64 else ""
         raise TypeError(
             f"{what} has dtype {array.dtype.name} but its parameter has {dtype.name}; {cure}"
         )

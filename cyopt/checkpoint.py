@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from cyopt.optimizer import Optimizer
 
 
+_UNUSED = "_unused"  # among what a pickle holds, last
+
+
 def state_dict(opt: Optimizer) -> dict[str, Any]:
     """Numbers, names and copies of the state arrays; see `Optimizer.state_dict`."""
     opt._fetch()
@@ -124,19 +127,36 @@ def beside(parameters: ParameterList, waiting: Mapping[str, Any]) -> dict[str, A
     return {name: entry for name, entry in waiting.items() if name not in names}
 
 
+class _Unused:
+    """The last thing that is copied; it refuses if the optimizer was used since the first."""
+
+    def __init__(self, gate: _cpu.Gate) -> None:
+        self._gate, self._entries = gate, gate.entries
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._gate.entries != self._entries:
+            raise RuntimeError(
+                "another thread used this optimizer while it was copied, and the copy would mix"
+                " steps; let that wait, or use state_dict()"
+            )
+        return bool, ()
+
+
 def attributes(opt: Optimizer) -> dict[str, Any]:
     """What a pickle holds, including what a subclass has added."""
     opt._fetch()
     slots = copyreg._slotnames(type(opt))  # type: ignore[attr-defined]  # typeshed lacks it
     own = [name for name in slots if hasattr(opt, name)]
     names = dict.fromkeys((*opt._SAVED, *own))
-    return {**getattr(opt, "__dict__", {}), **{name: getattr(opt, name) for name in names}}
+    found = {**getattr(opt, "__dict__", {}), **{name: getattr(opt, name) for name in names}}
+    return {**found, _UNUSED: _Unused(opt._gate)}
 
 
 def set_attributes(opt: Optimizer, pickled: Mapping[str, Any]) -> None:
     """Restore what was pickled into `opt`."""
     for name, value in pickled.items():
-        setattr(opt, name, value)
+        if name != _UNUSED:
+            setattr(opt, name, value)
     opt._steps, opt._measured = as_own(opt._steps), as_own(opt._measured)
     for parameters in opt._lists.values():
         parameters.steps, parameters.measured = opt._steps, opt._measured

@@ -11,6 +11,10 @@ import io
 import json
 import os
 import stat
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -63,8 +67,9 @@ def save(opt: Optimizer, path: StrPath) -> None:
 
 def write(path: StrPath, arrays: Mapping[str, Any]) -> None:
     """Write the arrays of a file; see `save`."""
-    path = os.path.realpath(os.fsdecode(path))  # a link stays, as with open()
-    if os.path.exists(path) and not os.path.isfile(path):
+    given = os.fsdecode(path)
+    path = os.path.realpath(given)  # a link stays, as with open()
+    if not os.path.basename(given) or (os.path.exists(path) and not os.path.isfile(path)):
         raise ValueError(
             f"path is {path!r}, which is not a file; give the path of one, or a new one"
         )
@@ -219,6 +224,26 @@ class _UnusableError(Exception):
     """What `read` itself finds wrong with a file."""
 
 
+# What bad bytes make zipfile, NumPy and json raise, of which none documents all. Not Exception: a
+# signal handler may raise one of its own meanwhile.
+_OF_BAD_BYTES = (
+    _UnusableError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def read(path: StrPath) -> dict[str, Any]:
     """The header of a file, with the "state" of a state_dict made of its arrays."""
     with open(path, "rb") as file:
@@ -236,9 +261,9 @@ def read(path: StrPath) -> dict[str, Any]:
                 raise _UnusableError(f"its format is {header['format']!r}")
             if header["version"] == _VERSION:
                 return {**header, "state": _state(header["parameters"], archive)}
-    except (MemoryError, TimeoutError):  # from a signal handler: the bytes are here already
+    except TimeoutError:  # from a signal handler: the bytes are here already
         raise
-    except Exception as error:  # zipfile, NumPy and json do not document what bad bytes raise
+    except _OF_BAD_BYTES as error:
         # Others' advice, such as NumPy's to allow pickles, does not apply here.
         reason = error if isinstance(error, _UnusableError) else type(error).__name__
         raise ValueError(

@@ -87,6 +87,9 @@ def as_same_params(
     return params
 
 
+_HOW_FLOAT64 = "; one np.float64 scalar in its computation makes a float32 gradient float64"
+
+
 def _as_grad(
     value: Any, name: str, like: Array | Spec, group_spec: GroupSpec, written: Written
 ) -> Array | None:
@@ -98,9 +101,10 @@ def _as_grad(
         value = np.asarray(value)  # NumPy turns 0-d arrays into these
     # A view: nobody else can change its shape while it is read.
     device = like.device if isinstance(like, Spec) else device_of(like)
-    array = as_array_on(value, device, what, group_spec.zero_grads).view()
+    skips = ", or None to skip the parameter"
+    array = as_array_on(value, device, what, group_spec.zero_grads, skips).view()
     cast = group_spec.cast_grads and array.dtype == np.float64
-    check_like(array, like.shape, array.dtype if cast else like.dtype, what)
+    check_like(array, like.shape, array.dtype if cast else like.dtype, what, _HOW_FLOAT64)
     check_read(array, what, written)
     if group_spec.zero_grads:
         check_zeroed(array, what)

@@ -323,8 +323,12 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned, bit for bit.
 
+        State is copied by index. Where a parameter has another memory order than it had, norms add
+        its squares in another order, and `clip_norm` may round otherwise.
+
         Raises ValueError or TypeError, before anything is changed, if it is of another class,
-        formula, structure, shape or dtype, or has a schedule where this optimizer has none.
+        formula or structure, has state arrays of another shape or dtype than their parameters, or
+        has a schedule where this optimizer has none.
         """
         self._gate.run(checkpoint.load_state_dict, self, state_dict)
 

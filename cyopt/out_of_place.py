@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from cyopt import _cpu
-from cyopt.arrays import Array, as_array, elements_apart, is_foreign, sharing
+from cyopt.arrays import Array, as_array, elements_apart, sharing
 from cyopt.cuda.libraries import is_on_gpu
+from cyopt.foreign import is_foreign
 from cyopt.functional import adagrad_, adam_, rmsprop_, sgd_
 
 

@@ -141,7 +141,7 @@ KINDS = {
     "number": (lambda a: 1.0, TypeError, "numpy.ndarray"),
     "sparse": (lambda a: Sparse(), TypeError, "numpy.ndarray"),
     "object": (lambda a: a.astype(object), TypeError, "astype"),
-    "complex": (lambda a: a.astype(np.complex64), TypeError, r"\.view\(float\)"),
+    "complex": (lambda a: a.astype(np.complex64), TypeError, r"\.view\(np\.float32\)"),
     "float16": (lambda a: a.astype(np.float16), TypeError, "astype"),
     "longdouble": (lambda a: a.astype(np.longdouble), TypeError, "astype"),
     "int": (lambda a: a.astype(np.int32), TypeError, "astype"),

@@ -87,3 +87,30 @@ def test_parameters_of_steps_are_not_pickled():
 def test_copy_copy_is_refused():
     with pytest.raises(TypeError, match="deepcopy"):
         copy.copy(cyopt.SGD())
+
+
+class WithAttributes(cyopt.Adam):
+    """Which a pickle holds as well."""
+
+
+class Stepping:
+    """Makes a step while it is copied."""
+
+    def __init__(self, opt):
+        self.opt = opt
+
+    def __reduce__(self):
+        self.opt.step({"w": np.ones(3)})
+        return bool, ()
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, pickle.dumps])
+def test_a_copy_while_another_thread_steps_is_refused(how):
+    """Counters, parameters and state would be of different steps."""
+    opt = WithAttributes({"w": np.ones(3)})
+    opt.tag = Stepping(opt)
+    with pytest.raises(RuntimeError, match="another thread used this optimizer"):
+        how(opt)
+    assert opt.steps == 1
+    opt.tag = None
+    how(opt)

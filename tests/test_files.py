@@ -360,3 +360,9 @@ def test_only_a_file_is_replaced(make, path):
     with pytest.raises(ValueError, match=r"state\.npz', which is not a file"):
         cyopt.save(cyopt.Adam(), path)
     assert path.is_dir() or path.is_fifo()
+
+
+def test_a_folder_that_is_not_there_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"runs', which is not a file"):
+        cyopt.save(cyopt.Adam(), f"{tmp_path}/runs/")
+    assert not list(tmp_path.iterdir())

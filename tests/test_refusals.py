@@ -242,3 +242,46 @@ def test_a_refused_load_changes_nothing():
     model = Model(cyopt.Adam, 3)
     other = cyopt.Adam(arrays(np.float64)).state_dict()
     model.refuses(lambda: model.opt.load_state_dict(other), TypeError, "float64.*float32")
+
+
+COMPLEX = [
+    (np.complex64, "float32"),
+    (np.complex128, "float64"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "real"), COMPLEX)
+def test_the_cure_for_complex_numbers_steps_their_parts(dtype, real):
+    z = np.array([1 + 2j, 3 - 1j], dtype)
+    with pytest.raises(TypeError, match=rf"pass its \.view\(np\.{real}\)"):
+        cyopt.SGD([z])
+    parts, grad = z.view(getattr(np, real)), np.array([0.5 + 0.5j, 1], dtype)
+    cyopt.SGD([parts], lr=0.5).step([grad.view(getattr(np, real))])
+    assert np.array_equal(z, np.array([0.75 + 1.75j, 2.5 - 1j], dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float16, np.longdouble, ">f8", ">f4"])
+@pytest.mark.parametrize("of_param", ["float32", "float64"])
+def test_the_cure_for_a_gradients_dtype_is_its_parameters(of_param, dtype):
+    opt, grad = cyopt.SGD([np.zeros(3, of_param)], lr=1.0), np.ones(3, dtype)
+    message = rf"expected {of_param}, as its parameter; .* \.?.*\.astype\(np\.{of_param}\)"
+    with pytest.raises(TypeError, match=message):
+        opt.step([grad])
+    opt.step([grad.astype(of_param)])
+
+
+def test_an_old_exporter_of_dlpack_is_no_parameter():
+    """Before DLPack 1.0 there was no `copy=False`, so that memory could not be written safely."""
+
+    class Old:
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+        def __dlpack__(self, stream=None):
+            return self.array.__dlpack__()
+
+    with pytest.raises((TypeError, ValueError), match="parameter '0'"):
+        cyopt.SGD([Old(np.ones(3))])
