@@ -6,6 +6,8 @@ cdef enum:
 # Limits for the numbers that may differ from the earlier call's: up to these no product of them is
 # beyond the range of float32, and no check is needed (see rounding.py).
 cdef double ORDINARY = 1e15, BELOW_ONE = 1 - 2.0**-53
+# Between these, a momentum or beta stays between 0 and 1 in float32, and lr / (1 - beta) finite.
+cdef double LEAST_RATE = 1e-30, MOST_RATE = 1 - 2.0**-20
 
 
 cpdef bint is_ordinary(double lr, double weight_decay):
@@ -69,9 +71,26 @@ cdef bint _put_object(Key *key, object value) except -1:
     return False
 
 
+cdef bint _varies(object name, object value):
+    """Whether this hyperparameter may be another number in a call that uses the same plan."""
+    if name == "momentum":  # of 0 it is another rule
+        return _is_float(value) and value > 0
+    return _is_float(value) and (name == "lr" or name == "ema")
+
+
+cdef bint _put_hyperparameter(Key *key, object name, object value) except -1:
+    if not _put_object(key, name):
+        return False
+    if _varies(name, value):
+        return _put_value(key, c'*', NULL, 0)
+    if name == "betas" and type(value) is tuple and len(<tuple>value) == 2 and _is_float(value[0]):
+        return _put_value(key, c'*', NULL, 0) and _put_object(key, value[1])
+    return _put_object(key, value)
+
+
 def call_key(function, like, dict given, bint replaces, bint scales, param):
     """What calls that may share a plan have in common: the function, its hyperparameters except the
-    values of lr and ema, and the address of the first array. None: not to be kept.
+    values of lr, ema, momentum and beta1, and the address of the first array. None: not to be kept.
 
     `replaces` and `scales` say whether there is a step_size, and a denom_scale.
     """
@@ -91,10 +110,7 @@ def call_key(function, like, dict given, bint replaces, bint scales, param):
     if not (_put(&key, &place, sizeof(place)) and _put_object(&key, like)):
         return None
     for name, value in given.items():
-        if not _put_object(&key, name):
-            return None
-        any_float = _is_float(value) and (name == "lr" or name == "ema")
-        if not (_put_value(&key, c'*', NULL, 0) if any_float else _put_object(&key, value)):
+        if not _put_hyperparameter(&key, name, value):
             return None
     return PyBytes_FromStringAndSize(key.text, key.size)
 
@@ -134,7 +150,7 @@ cdef class Call:
         finally:
             self._running = False
 
-    def again(self, param, grad, tuple states, average, step, lr, ema, step_size,
+    def again(self, param, grad, tuple states, average, step, lr, ema, momentum, beta1, step_size,
               denom_scale):
         """One step, if these arrays, except the gradients, are those of the earlier call: True, or
         False if it was skipped. Otherwise None, and nothing is done.
@@ -145,12 +161,13 @@ cdef class Call:
             return None
         self._running = True
         try:
-            if self._take_numbers(step, lr, ema, step_size, denom_scale):
+            if self._take_numbers(step, lr, ema, momentum, beta1, step_size, denom_scale):
                 return self._run(param, grad, states, average)
         finally:
             self._running = False
 
-    cdef bint _take_numbers(self, step, lr, ema, step_size, denom_scale) except -1:
+    cdef bint _take_numbers(
+            self, step, lr, ema, momentum, beta1, step_size, denom_scale) except -1:
         """Put these numbers into the plan; False if one is not of ordinary size."""
         cdef ptrdiff_t i
         cdef int overflow = 0
@@ -163,6 +180,8 @@ cdef class Call:
             return False
         if not (_take(lr, 0.0, ORDINARY, &hyper.lr)
                 and _take(ema, 0.0, BELOW_ONE, &hyper.ema)
+                and _take(momentum, LEAST_RATE, MOST_RATE, &hyper.momentum)
+                and _take(beta1, LEAST_RATE, MOST_RATE, &hyper.beta1)
                 and _take(step_size, -ORDINARY, ORDINARY, &hyper.step_size)
                 and _take(denom_scale, 0.0, ORDINARY, &hyper.denom_scale)):
             return False

@@ -85,6 +85,8 @@ class Call:
         step: object,
         lr: object,
         ema: object,
+        momentum: object,
+        beta1: object,
         step_size: object,
         denom_scale: object,
     ) -> bool | None: ...

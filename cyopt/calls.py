@@ -51,8 +51,10 @@ def again(
     if call is None:
         return None
     step, *replacements = x
-    numbers = (_float(given.get("lr")), _float(given.get("ema")), *replacements)
-    return call.again(param, grad, states, average, step, *numbers)
+    betas = given.get("betas")
+    beta1 = betas[0] if isinstance(betas, tuple) and betas else None
+    varying = (given.get("lr"), given.get("ema"), given.get("momentum"), beta1)
+    return call.again(param, grad, states, average, step, *map(_float, varying), *replacements)
 
 
 def _float(value: object) -> float | None:

@@ -175,6 +175,53 @@ def test_a_call_like_the_last_one_takes_the_fast_path(monkeypatch):
     cyopt.adam_(param, grad, m, v, step=2, average=average, ema=0.6)
     with pytest.raises(TypeError):
         cyopt.adam_(param, grad, m, v, step=1, lr=0.1, eps=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("function", "first", "like_it", "others"),
+    [
+        (
+            cyopt.adam_,
+            {"betas": (0.9, 0.999)},
+            [{"betas": (0.8, 0.999)}, {"betas": (np.float64(0.95), 0.999)}],
+            [{"betas": (0.9, 0.99)}, {"betas": (0.0, 0.999)}, {"betas": (1 - 1e-7, 0.999)}],
+        ),
+        (
+            cyopt.rmsprop_,
+            {"momentum": 0.9},
+            [{"momentum": 0.5}, {"momentum": 0.95}],
+            [{"momentum": 1e-35}],
+        ),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_call_with_another_momentum_or_beta1_is_like_the_last_one(
+    function, first, like_it, others, dtype, monkeypatch
+):
+    """As one-cycle schedules change them at each step."""
+    arrays = [np.full(5, x, dtype) for x in (1.0, 0.5, 0.0, 0.0)]
+    twins = [array.copy() for array in arrays]
+    state = {2: "square_avg", 3: "momentum_buffer"} if function is cyopt.rmsprop_ else {}
+
+    def step(arrays, n, numbers):
+        given = {name: arrays[i] for i, name in state.items()} or {}
+        held = arrays[:2] if state else arrays
+        function(*held, **given, step=n, **numbers)
+
+    for n, numbers in enumerate([first, *like_it, first, *others, *like_it], start=1):
+        with monkeypatch.context() as patch:
+            if n > 1 and numbers not in others:
+                patch.setattr(cyopt._cpu, "Plan", None)  # the slow path would need it
+            step(arrays, n, numbers)
+        with monkeypatch.context() as patch:
+            patch.setattr(calls, "_kept", {})
+            step(twins, n, numbers)
+        assert all(map(same_bits, arrays, twins))
+
+
+def test_a_stream_is_refused_on_the_cpu_in_a_later_call():
+    param, grad, (m, v) = np.ones(5), np.ones(5), states()
+    cyopt.adam_(param, grad, m, v, step=1, lr=0.05)
     with pytest.raises(TypeError, match="stream is given, but the arrays are on the CPU"):
         cyopt.adam_(param, grad, m, v, step=2, lr=0.05, stream=1)
 
