@@ -11,6 +11,7 @@ from same_bits import same_bits, same_states
 
 import cyopt
 from cyopt.distributed import DataParallel
+from cyopt.distributed.failure import Watch
 
 COMM = MPI.COMM_WORLD
 SHAPES = {"w1": (130, 70), "b1": (70,), "none": (0,), "s": (), "w2": (70, 9), "b2": (9,)}
@@ -256,7 +257,6 @@ def two_optimizers():
     assert "accumulate" in told(lambda: first.accumulate({"a": a + 1}))
     first.step()
     assert (a == -1).all()
-    COMM.Barrier()  # a rank that ends would end others that wait for their buckets alone
     print("right", flush=True)
 
 
@@ -422,6 +422,18 @@ def raises():
         if step == 3 and COMM.rank == 1:
             raise ValueError("the loss is not a number")
         dp.step([np.ones(3)])
+
+
+def ended():
+    """Rank 0 still waits when the message that the others have ended is here."""
+    watch = Watch(COMM)
+
+    class Communication:
+        def Test(self):  # noqa: N802  # as of MPI
+            return COMM.rank > 0 or len(watch._ended) == COMM.size - 1
+
+    watch.wait(Communication())
+    print("right", flush=True)
 
 
 def dies():

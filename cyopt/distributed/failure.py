@@ -10,6 +10,7 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
 _installed: list[Any] = []
@@ -44,33 +45,45 @@ class Watch:
     def __init__(self, comm: Any) -> None:
         self._comm = comm.Dup()
         self._others = [rank for rank in range(comm.size) if rank != comm.rank]
+        self._steps = np.zeros(1, np.int64)  # that this rank has taken part in
+        self._ended: dict[int, Any] = {}  # rank -> the steps that it had taken part in
         if not _watches:
             atexit.register(_leave)  # before mpi4py ends MPI
         _watches.append(self)
 
     def tell(self) -> list[Any]:
-        """Start to notify all others that this rank has ended."""
-        return [self._comm.Isend(bytearray(), rank) for rank in self._others]
+        """Start to notify all others that this rank has ended, and after how many steps."""
+        return [self._comm.Isend(self._steps, rank) for rank in self._others]
 
     def wait_for_others(self) -> None:
         """Wait until they have ended too, as MPI would."""
         for rank in self._others:
-            self._comm.Recv(bytearray(), rank)
+            if rank not in self._ended:
+                self._receive(rank)
 
     def wait(self, request: Any) -> None:
-        """Wait until a communication of all ranks is done.
+        """Wait until a communication of all ranks is done, of which each step makes one.
 
-        Raises RuntimeError if a rank has ended without taking part: one that took part still waits
-        for this one, since buckets follow.
+        Raises RuntimeError if a rank has ended without taking part. One that took part may have
+        ended as well: its share is on the way.
         """
+        self._steps += 1
         status = MPI.Status()
         while not request.Test():
             time.sleep(0)  # yields to others if there are more ranks than CPUs
             if self._comm.Iprobe(status=status):
-                raise RuntimeError(
-                    f"rank {status.source} has ended, but this one makes another step; make the"
-                    " same number on all ranks"
-                )
+                self._receive(status.source)
+            for rank, steps in self._ended.items():
+                if steps < self._steps:
+                    raise RuntimeError(
+                        f"rank {rank} has ended, but this one makes another step; make the same"
+                        " number on all ranks"
+                    )
+
+    def _receive(self, rank: int) -> None:
+        steps = np.zeros(1, np.int64)
+        self._comm.Recv(steps, rank)
+        self._ended[rank] = steps
 
 
 def _leave() -> None:
