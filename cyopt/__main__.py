@@ -1,6 +1,7 @@
 """`python -m cyopt`: try cyopt, measure it, and show what is in use."""
 
 import argparse
+import os
 import sys
 
 from cyopt import __version__, bench, demo, info
@@ -29,6 +30,11 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # whoever reads the output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:  # during imports; later the commands themselves say what was done
         sys.exit(130)

@@ -190,3 +190,17 @@ def test_numpy_optimizers_keep_the_dtype(dtype):
             optimizer.step({"w": np.ones(3, dtype)})
             kept = [arrays for arrays in vars(optimizer).values() if isinstance(arrays, dict)]
             assert {arrays["w"].dtype for arrays in kept} == {np.dtype(dtype)}
+
+
+def test_a_reader_of_the_output_may_end_first(tmp_path):
+    """As head does."""
+    ended, pipe = os.pipe()
+    os.close(ended)
+    command = [sys.executable, "-m", "cyopt", "info"]
+    package_folder = str(Path(cyopt.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": package_folder}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, stdout=pipe, stderr=subprocess.PIPE
+    )
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (1, b"")
