@@ -19,6 +19,7 @@ from cyopt.optimizer import Optimizer
 
 # The most calls and parameters that are kept: 2.5 KB for each call, half a KB for each parameter.
 _MOST_CALLS, _MOST_PARAMS = 1024, 16_384
+_MOST_GROUPS = 256
 _kept: dict[bytes, _cpu.Call] = {}
 _groups: dict[tuple[type[Optimizer], str, str], tuple[Group, GroupSpec]] = {}
 
@@ -84,9 +85,9 @@ def group_of(cls: type[Optimizer], like: str, given: dict[str, Any]) -> tuple[Gr
     if made is None:
         group = cls.like(like, **given).groups[0]
         made = group, group_spec(group, {})
-        if len(_groups) >= 256:
-            _groups.clear()
         if key is not None:
+            if len(_groups) >= _MOST_GROUPS:
+                _groups.clear()
             _groups[key] = made
     return made
 

@@ -15,7 +15,7 @@ from cyopt.arrays import Array, as_array, as_own, assign, check_like, to_host
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.arrays import commit as commit_on_gpu
 from cyopt.given import Spec
-from cyopt.hyper import FIXED, UNSAVED
+from cyopt.hyper import FIXED, UNSAVED, is_count
 from cyopt.measured import measurements
 from cyopt.parameters import AVERAGE, ParameterList
 from cyopt.rules import RULES
@@ -187,16 +187,8 @@ def check_whole(opt: Optimizer, saved: Mapping[str, Any]) -> None:
             f"state_dict has {len(saved['groups'])} groups; this optimizer has {len(opt.groups)}:"
             " make it with as many"
         )
-    if not _is_count(saved["steps"]):
+    if not is_count(saved["steps"]):
         raise ValueError(f"state_dict['steps'] is {saved['steps']!r}; expected an integer from 0")
-
-
-def _is_count(value: object) -> bool:
-    return (
-        isinstance(value, int | np.integer)
-        and not isinstance(value, bool)
-        and 0 <= int(value) < 2**62
-    )
 
 
 def _changes(where: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,7 +264,7 @@ def checked_entry(
 ) -> dict[str, Array]:
     """The state arrays of one parameter, which must have its shape and dtype, and a step count."""
     same_names(f"state[{name}]", entry, ["step", *slots])
-    if not _is_count(entry["step"]):
+    if not is_count(entry["step"]):
         raise ValueError(f"state_dict step of {name} is {entry['step']!r}, not a count")
     arrays = {}
     for slot in slots:

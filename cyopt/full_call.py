@@ -12,7 +12,7 @@ from cyopt.arrays import as_array_on, check_like, check_param, device_of, same_o
 from cyopt.cuda.libraries import is_on_gpu, notify_of
 from cyopt.given import GroupSpec, as_grads, as_params
 from cyopt.group import Group
-from cyopt.hyper import INITIAL, Hyper, checked_number, is_scheduled
+from cyopt.hyper import INITIAL, Hyper, checked_number, is_count, is_scheduled
 from cyopt.measured import measurements
 from cyopt.optimizer import Optimizer
 from cyopt.parameters import AVERAGE, by_slot, written_by_step, written_ranges
@@ -114,8 +114,7 @@ def _checked(
 ) -> tuple[Group, GroupSpec, Hyper, dict[str, Any]]:
     """The numbers of a step, and the state and average that it uses."""
     step = numbers.step
-    whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
-    if not whole or not 1 <= step < 2**62:
+    if not is_count(step) or step == 0:
         raise TypeError(f"step is {step!r}; expected an integer from 1: 1 in the first step")
     if average is None and given.get("ema") is not None:
         raise TypeError("ema is given without average, the array that holds the average")

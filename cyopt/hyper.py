@@ -168,6 +168,12 @@ def is_real(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool | np.timedelta64)
 
 
+def is_count(value: object) -> bool:
+    """Whether this is a number of steps: an integer that fits the counters, with room above."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and 0 <= value < 2**62  # type: ignore[operator]  # mypy does not follow `whole`
+
+
 def checked_number(name: str, value: object) -> float:
     """`value` as a float inside the range of the hyperparameter `name`."""
     if type(value) is not float and not is_real(value):  # an abstract class is slow to check

@@ -51,6 +51,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         "_steps",
         "_waiting",
     )
+    # What a pickle holds: also the attributes of the compiled base, except its gate.
     _SAVED = (*__slots__[1:], "_bound", "_given", "_grouped", "_lists", "_structure")
 
     # For subclasses: state name -> the hyperparameter that is its starting value.

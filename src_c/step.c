@@ -24,7 +24,7 @@ static void *advance(void *address, ptrdiff_t bytes)
 }
 
 /* Whether the parameter's average begins in this step, as a copy of it. */
-static int copies(const struct cyopt_array *array)
+static int average_starts(const struct cyopt_array *array)
 {
     return array->average && array->average_begins;
 }
@@ -45,7 +45,7 @@ static void update_part(const struct update *u, ptrdiff_t first, ptrdiff_t n)
 {
     const ptrdiff_t itemsize = cyopt_item_bytes(u->array);
     _Alignas(CYOPT_LINE_BYTES) char tile[PART_BYTES];
-    if (copies(u->array))
+    if (average_starts(u->array))
         memcpy(advance(u->array->average, first * itemsize),
                advance(u->array->param, first * itemsize), (size_t)(n * itemsize));
     apply_rule(u, first, n, cyopt_gather(u->array, first, n, tile));
@@ -59,7 +59,7 @@ static void update_elements(const struct update *u, ptrdiff_t first, ptrdiff_t e
     const struct cyopt_array *array = u->array;
     const ptrdiff_t itemsize = cyopt_item_bytes(array), part = PART_BYTES / itemsize;
     if (array->grad_ndim == 0 && array->grad_dtype == array->dtype && !array->zero_grad &&
-        !copies(array)) {
+        !average_starts(array)) {
         apply_rule(u, first, end - first, (const char *)array->grad + first * itemsize);
         return;
     }

@@ -35,9 +35,19 @@ def subject(
     waits: bool = True,
 ) -> Subject:
     """A subject whose time ends when the GPU has done its steps, or when Python continues."""
-    wait = device().wait
-    own = (start, wait, results, exact, read_grads)
-    return Subject(name, statement, names, 1, *own, finish=wait, times_finish=waits)
+    return Subject(
+        name,
+        statement,
+        names,
+        threads=1,
+        start=start,
+        prepare=device().wait,
+        results=results,
+        exact=exact,
+        read_grads=read_grads,
+        finish=device().wait,
+        times_finish=waits,
+    )
 
 
 def cyopt_on_gpu(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
@@ -56,8 +66,9 @@ def cyopt_on_gpu(case: Case, threads: Sequence[int]) -> Iterable[Subject]:
         return [param.copy_to_host() for param in params]
 
     for name, waits in ((ON_GPU, True), (HOST_ALONE, False)):
-        own = (start, results, read_grads)
-        yield subject(name, "opt.step(grads)", names, *own, exact=True, waits=waits)
+        yield subject(
+            name, "opt.step(grads)", names, start, results, read_grads, exact=True, waits=waits
+        )
 
 
 def copy(arrays: Sequence[Array], on_gpu: Sequence[DeviceArray]) -> None:

@@ -165,10 +165,10 @@ class DataParallel:
         """
         given = [None] * len(self._names) if grads is None else self._checked(grads)
         self._follow()
-        twice = [n for n, g in zip(self._names, given, strict=True)
-                 if g is not None and self._index[n] in self._exchange.packed]  # fmt: skip
-        if twice:
-            raise ValueError(f"the gradient of {twice[0]!r} was handed over by ready() already")
+        for i, grad in enumerate(given):
+            if grad is not None and i in self._exchange.packed:
+                name = self._names[i]
+                raise ValueError(f"the gradient of {name!r} was handed over by ready() already")
         hypers = self._hypers()
         has_grad = self._agree(given, hypers)
         for buffer in self._buffers:
