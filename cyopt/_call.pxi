@@ -71,21 +71,25 @@ cdef bint _put_object(Key *key, object value) except -1:
     return False
 
 
-cdef bint _varies(object name, object value):
-    """Whether this hyperparameter may be another number in a call that uses the same plan."""
-    if name == "momentum":  # of 0 it is another rule
-        return _is_float(value) and value > 0
-    return _is_float(value) and (name == "lr" or name == "ema")
+cdef object _varying(str name, object value):
+    """What of a hyperparameter may be another number in a call that uses the same plan: a float, or
+    None for nothing. A momentum of 0 is another rule."""
+    if name == "betas":
+        value = (<tuple>value)[0] if type(value) is tuple and len(<tuple>value) == 2 else None
+        return value if _is_float(value) and value > 0 else None
+    if name == "momentum":
+        return value if _is_float(value) and value > 0 else None
+    return value if _is_float(value) and (name == "lr" or name == "ema") else None
 
 
 cdef bint _put_hyperparameter(Key *key, object name, object value) except -1:
     if not _put_object(key, name):
         return False
-    if _varies(name, value):
-        return _put_value(key, c'*', NULL, 0)
-    if name == "betas" and type(value) is tuple and len(<tuple>value) == 2 and _is_float(value[0]):
-        return _put_value(key, c'*', NULL, 0) and _put_object(key, value[1])
-    return _put_object(key, value)
+    if _varying(name, value) is None:
+        return _put_object(key, value)
+    if not _put_value(key, c'*', NULL, 0):
+        return False
+    return name != "betas" or _put_object(key, (<tuple>value)[1])
 
 
 def call_key(function, like, dict given, bint replaces, bint scales, param):
@@ -150,24 +154,23 @@ cdef class Call:
         finally:
             self._running = False
 
-    def again(self, param, grad, tuple states, average, step, lr, ema, momentum, beta1, step_size,
-              denom_scale):
+    def again(self, param, grad, tuple states, average, dict given, step, step_size, denom_scale):
         """One step, if these arrays, except the gradients, are those of the earlier call: True, or
         False if it was skipped. Otherwise None, and nothing is done.
 
-        A number that is None was not given in the earlier call either.
+        A number that is None was not given in the earlier call either; what of `given` does not
+        vary is as it was then.
         """
         if self._running:  # in another thread, which has released the GIL
             return None
         self._running = True
         try:
-            if self._take_numbers(step, lr, ema, momentum, beta1, step_size, denom_scale):
+            if self._take_numbers(given, step, step_size, denom_scale):
                 return self._run(param, grad, states, average)
         finally:
             self._running = False
 
-    cdef bint _take_numbers(
-            self, step, lr, ema, momentum, beta1, step_size, denom_scale) except -1:
+    cdef bint _take_numbers(self, dict given, step, step_size, denom_scale) except -1:
         """Put these numbers into the plan; False if one is not of ordinary size."""
         cdef ptrdiff_t i
         cdef int overflow = 0
@@ -178,10 +181,10 @@ cdef class Call:
         t = PyLong_AsLongLongAndOverflow(step, &overflow)
         if overflow or t < 1 or t >= <int64_t>1 << 62:
             return False
-        if not (_take(lr, 0.0, ORDINARY, &hyper.lr)
-                and _take(ema, 0.0, BELOW_ONE, &hyper.ema)
-                and _take(momentum, LEAST_RATE, MOST_RATE, &hyper.momentum)
-                and _take(beta1, LEAST_RATE, MOST_RATE, &hyper.beta1)
+        if not (_take(_of(given, "lr"), 0.0, ORDINARY, &hyper.lr)
+                and _take(_of(given, "ema"), 0.0, BELOW_ONE, &hyper.ema)
+                and _take(_of(given, "momentum"), LEAST_RATE, MOST_RATE, &hyper.momentum)
+                and _take(_of(given, "betas"), LEAST_RATE, MOST_RATE, &hyper.beta1)
                 and _take(step_size, -ORDINARY, ORDINARY, &hyper.step_size)
                 and _take(denom_scale, 0.0, ORDINARY, &hyper.denom_scale)):
             return False
@@ -226,6 +229,10 @@ cdef class Call:
         value = _item(value, several, i)
         kept.append(value)
         return _is_like(value, self._plan._params[i], address)
+
+
+cdef object _of(dict given, str name):
+    return _varying(name, given.get(name))
 
 
 cdef bint _take(object value, double least, double most, double *number):

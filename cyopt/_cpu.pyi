@@ -82,11 +82,8 @@ class Call:
         grad: object,
         states: tuple[Any, ...],
         average: object,
+        given: dict[str, Any],
         step: object,
-        lr: object,
-        ema: object,
-        momentum: object,
-        beta1: object,
         step_size: object,
         denom_scale: object,
     ) -> bool | None: ...

@@ -51,16 +51,7 @@ def again(
     call = _kept.get(key) if key is not None else None
     if call is None:
         return None
-    step, *replacements = x
-    betas = given.get("betas")
-    beta1 = betas[0] if isinstance(betas, tuple) and betas else None
-    varying = (given.get("lr"), given.get("ema"), given.get("momentum"), beta1)
-    return call.again(param, grad, states, average, step, *map(_float, varying), *replacements)
-
-
-def _float(value: object) -> float | None:
-    """A float, which the key leaves out; None for anything else."""
-    return value if isinstance(value, float) else None
+    return call.again(param, grad, states, average, given, *x)
 
 
 def keep(key: bytes | None, call: _cpu.Call) -> None:

@@ -219,6 +219,18 @@ def test_a_call_with_another_momentum_or_beta1_is_like_the_last_one(
         assert all(map(same_bits, arrays, twins))
 
 
+@pytest.mark.parametrize(
+    ("function", "numbers"),
+    [(cyopt.sgd_, {"momentum": 0.0}), (cyopt.adam_, {"betas": (0.0, 0.99)})],
+)
+def test_a_momentum_or_beta1_of_0_is_kept_too(function, numbers, monkeypatch):
+    param, grad = np.ones(5), np.ones(5)
+    held = states() if function is cyopt.adam_ else []
+    function(param, grad, *held, step=1, **numbers)
+    monkeypatch.setattr(cyopt._cpu, "Plan", None)
+    function(param, grad, *held, step=2, **numbers)
+
+
 def test_a_stream_is_refused_on_the_cpu_in_a_later_call():
     param, grad, (m, v) = np.ones(5), np.ones(5), states()
     cyopt.adam_(param, grad, m, v, step=1, lr=0.05)
