@@ -312,7 +312,7 @@ def test_some_groups_or_none_may_have_averages():
     assert list(opt.averages) == ["0.0"]
     with pytest.raises(AttributeError, match=r"ema=0\.999"):
         _ = cyopt.SGD(params).averages
-    with pytest.raises(ValueError, match="ema is None since"):
+    with pytest.raises(ValueError, match="ema was None when the optimizer was made"):
         opt.groups[1].ema = 0.5
     opt.groups[0].ema = 0.25
     opt.step([[np.ones(1)], [np.ones(1)]])
