@@ -47,7 +47,7 @@ test-hosts-%: .venv-hosts-%/built
 	@touch $@
 
 test-mpi: .venv-mpi/built  ## The tests of several ranks, with an MPI of its own.
-	.venv-mpi/bin/python -m pytest tests/test_mpi.py cyopt/distributed
+	.venv-mpi/bin/python -m pytest tests/test_mpi.py tests/test_docs.py cyopt/distributed
 
 .venv-mpi/built: $(SOURCES)
 	@echo "Building cyopt into .venv-mpi with an MPI: about a minute."

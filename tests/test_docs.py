@@ -1,4 +1,4 @@
-"""The code of docs/ and of compiled docstrings runs."""
+"""The code of README, docs/ and compiled docstrings runs."""
 
 import doctest
 import re
@@ -10,12 +10,16 @@ from run_python import run_python
 
 from cyopt import _cpu
 
-FOLDER = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("README.md")])
 BLOCK = re.compile(r"^```python(?: requires=(\w+))?\n(.*?)^```$", re.M | re.S)
+GPU = re.compile(r"^## On a GPU$.*?(?=^## )", re.M | re.S)  # tests/gpu/test_readme.py runs it
+IMPORTS = "import numpy as np, cyopt\n"  # which README has only in its first block
+TEXTS = {path.stem: GPU.sub("", path.read_text(encoding="utf-8")) for path in FILES}
 BLOCKS = [
-    pytest.param(host, code, id=f"{path.stem}-{i}-{host or 'cyopt'}")
-    for path in sorted(FOLDER.glob("*.md"))
-    for i, (host, code) in enumerate(BLOCK.findall(path.read_text()))
+    pytest.param(host, code, id=f"{name}-{i}-{host or 'cyopt'}")
+    for name, text in TEXTS.items()
+    for i, (host, code) in enumerate(BLOCK.findall(text))
 ]
 
 
@@ -23,13 +27,12 @@ BLOCKS = [
 def test_a_block_runs(host, code):
     if host and not util.find_spec(host):
         pytest.skip(f"{host} is not installed")
-    run_python(code)
+    run_python(IMPORTS + code)
 
 
-@pytest.mark.skipif(not FOLDER.is_dir(), reason="needs the sources, not only the package")
+@pytest.mark.skipif(not FILES, reason="needs the sources, not only the package")
 def test_every_block_is_run():
-    text = "".join(path.read_text() for path in FOLDER.glob("*.md"))
-    assert len(BLOCKS) == text.count("```python") >= 3
+    assert len(BLOCKS) == "".join(TEXTS.values()).count("```python") >= 6
 
 
 def test_examples_of_compiled_code_run():
