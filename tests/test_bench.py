@@ -25,7 +25,7 @@ for library in ("cpuinfo", "matplotlib", "psutil", "rich"):
     pytest.importorskip(library, reason=needs_libraries)
 
 from cyopt import _cpu  # noqa: E402
-from cyopt.bench import _twin, compare, implementations, report  # noqa: E402
+from cyopt.bench import _twin, compare, implementations, report, run  # noqa: E402
 from cyopt.bench.implementations import TWIN, Subject, cyopt_and_twin, roof  # noqa: E402
 from cyopt.bench.report import Results, conclusion, duration  # noqa: E402
 from cyopt.bench.run import Record, fits, run_case  # noqa: E402
@@ -169,9 +169,12 @@ def test_an_interrupt_keeps_what_was_measured_and_restores_the_settings(tmp_path
     assert {r["workload"] for r in json.loads(file.read_text())["records"]} == {"1k"}
 
 
-def test_a_case_too_large_for_the_memory_is_skipped(capsys):
+def test_a_case_too_large_for_the_memory_is_skipped(capsys, monkeypatch):
     assert not fits(RULES["adam"], "float64", one_array(10**15), 5)
     assert fits(RULES["adam"], "float64", one_array(100), 15)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "cgroup_memory", lambda: implementations.ROOF_BYTES)
+        assert not fits(RULES["adam"], "float64", one_array(100), 15)
     assert here("--quick", "--only", "adam", "float32", "1e15") == 1  # nothing is measured
     assert "too large for the free memory: adam float32 1000000000M" in capsys.readouterr().out
 

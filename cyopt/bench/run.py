@@ -16,6 +16,7 @@ from cyopt.bench.cases import CHECKED_STEPS, Case, Rule
 from cyopt.bench.implementations import ROOF_BYTES, ROOFS, Implementation, Subject
 from cyopt.bench.timing import Effort, measure, spread
 from cyopt.bench.workloads import Workload
+from cyopt.cgroup import cgroup_memory
 
 # An update agrees with the reference if no parameter is off by more than this part of the largest
 # change. A different order of operations, with parameters a thousand times the change, gives up to
@@ -82,7 +83,7 @@ class Wrong(NamedTuple):
 
 
 def fits(rule: Rule, dtype: str, workload: Workload, implementations: int) -> bool:
-    """Whether the machine has memory for a case and for what all implementations keep of it.
+    """Whether there is memory for a case and for what all implementations keep of it.
 
     Three arrays are the case's and three are temporaries. Each implementation has state arrays,
     which are two streams each (read and written), except the roof, which has a fixed size. One may
@@ -90,7 +91,8 @@ def fits(rule: Rule, dtype: str, workload: Workload, implementations: int) -> bo
     """
     arrays = 10 + (implementations - 1) * (rule.streams - 3) / 2
     needed = workload.elements * np.dtype(dtype).itemsize * arrays + ROOF_BYTES
-    return bool(needed < psutil.virtual_memory().available)
+    of_group, of_machine = cgroup_memory(), psutil.virtual_memory().available
+    return bool(needed < (of_machine if of_group is None else min(of_group, of_machine)))
 
 
 def run_case(
