@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,17 @@ from cyopt.measured import measurements
 from cyopt.optimizer import Optimizer
 from cyopt.parameters import AVERAGE, by_slot, written_by_step, written_ranges
 from cyopt.rounding import check_rounded
+
+
+class _Asked(NamedTuple):
+    """What a call asks for; a single array is a list of one."""
+
+    group_spec: GroupSpec
+    hyper: Hyper
+    step: int
+    params: list[Any]
+    grads: list[Any]
+    state: dict[str, list[Any]]  # with the average
 
 
 def step(
@@ -33,75 +44,61 @@ def step(
 ) -> bool:
     """Make the step, and keep the call under `key`; True, or False if it was skipped."""
     group, group_spec, hyper, used = _checked(cls, states, like, given, numbers, average)
-    values, grads, columns = _as_lists(param, grad, used)
-    if values and is_on_gpu(values[0]):
-        return _step_on_gpu(group_spec, values, grads, columns, hyper, numbers.step, stream)
+    asked = _Asked(group_spec, hyper, numbers.step, *_as_lists(param, grad, used))
+    if asked.params and is_on_gpu(asked.params[0]):
+        return _step_on_gpu(asked, stream)
     if stream is not None:
         raise TypeError("stream is given, but the arrays are on the CPU: leave it out")
-    plan, checked = _planned(_cpu.Plan, group_spec, values, grads, columns, hyper, numbers.step)
-    notify_of(written_by_step([values, *columns.values()], grads, [group_spec] * len(values)))
+    plan, grads = _planned(_cpu.Plan, asked)
+    columns = [asked.params, *asked.state.values()]
+    notify_of(written_by_step(columns, asked.grads, [group_spec] * len(asked.params)))
     plan.set_hypers([hyper])
     call = _cpu.Call(plan)
     if not group.schedules:  # of a framework's default: another number at each step
         calls.keep(key, call)
-    return call.run(checked)
+    return call.run(grads)
 
 
-def _step_on_gpu(
-    group_spec: GroupSpec,
-    values: list[Any],
-    grads: list[Any],
-    columns: dict[str, list[Any]],
-    hyper: Hyper,
-    step: int,
-    stream: Any,
-) -> bool:
+def _step_on_gpu(asked: _Asked, stream: Any) -> bool:
     from cyopt.cuda import kept
 
-    key = kept.key_of(group_spec, values)
-    arrays = list(chain(values, *columns.values()))
+    key = kept.key_of(asked.group_spec, asked.params)
+    arrays = list(chain(asked.params, *asked.state.values()))
     plan = kept.find(key, arrays)
-    done = plan.call(arrays, grads, hyper, step, stream) if plan else None
+    done = plan.call(arrays, asked.grads, asked.hyper, asked.step, stream) if plan else None
     if done is not None:
         return done
-    plan, checked = _planned(kept.KeptPlan, group_spec, values, grads, columns, hyper, step)
+    plan, grads = _planned(kept.KeptPlan, asked)
     plan.keep(key, arrays)
-    made: bool = plan.call_checked(arrays, checked, hyper, step, stream)
+    made: bool = plan.call_checked(arrays, grads, asked.hyper, asked.step, stream)
     return made
 
 
-def _planned(
-    plan_class: Any,
-    group_spec: GroupSpec,
-    values: list[Any],
-    grads: list[Any],
-    columns: dict[str, list[Any]],
-    hyper: Hyper,
-    step: int,
-) -> tuple[Any, list[Any]]:
-    """A plan for arrays that are checked here in full, and the gradients."""
-    names = [str(i) for i in range(len(values))]
-    params = as_params(values, names)
+def _planned(plan_class: Any, asked: _Asked) -> tuple[Any, list[Any]]:
+    """A plan for the arrays, which are checked here in full, and the gradients."""
+    n = len(asked.params)
+    names = [str(i) for i in range(n)]
+    params = as_params(asked.params, names)
     for array in params:
-        check_rounded(hyper, array.dtype)
+        check_rounded(asked.hyper, array.dtype)
     states = [
-        {name: _state(column[i], array, f"{name} of {i}") for name, column in columns.items()}
+        {name: _state(column[i], array, f"{name} of {i}") for name, column in asked.state.items()}
         for i, array in enumerate(params)
     ]
     written = written_ranges(names, params, states)
-    group_specs = [group_spec] * len(params)
-    checked = as_grads(grads, names, params, group_specs, written)
+    group_specs = [asked.group_spec] * n
+    grads = as_grads(asked.grads, names, params, group_specs, written)
     plan = plan_class(
         params,
         *by_slot(states, group_specs),
-        [group_spec],
-        [0] * len(params),
-        np.full(len(params), step - 1, np.int64),
+        [asked.group_spec],
+        [0] * n,
+        np.full(n, asked.step - 1, np.int64),
         np.zeros(1, np.int64),
         np.array(measurements()),
         written,
     )
-    return plan, checked
+    return plan, grads
 
 
 def _checked(
