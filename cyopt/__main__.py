@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         code = main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as without a console
+            sys.stdout.flush()
         sys.exit(code)
     except BrokenPipeError:  # whoever reads the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

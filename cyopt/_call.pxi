@@ -73,13 +73,14 @@ cdef bint _put_object(Key *key, object value) except -1:
 
 cdef object _varying(str name, object value):
     """What of a hyperparameter may be another number in a call that uses the same plan: a float, or
-    None for nothing. A momentum of 0 is another rule."""
+    None for nothing. The key has the rest, such as a momentum of 0, which is another rule."""
     if name == "betas":
         value = (<tuple>value)[0] if type(value) is tuple and len(<tuple>value) == 2 else None
-        return value if _is_float(value) and value > 0 else None
-    if name == "momentum":
-        return value if _is_float(value) and value > 0 else None
-    return value if _is_float(value) and (name == "lr" or name == "ema") else None
+    elif name == "lr" or name == "ema":
+        return value if _is_float(value) else None
+    elif name != "momentum":
+        return None
+    return value if _is_float(value) and LEAST_RATE <= <double>value <= MOST_RATE else None
 
 
 cdef bint _put_hyperparameter(Key *key, object name, object value) except -1:

@@ -8,25 +8,26 @@ cdef class Gate:
     block of Python 3.14 one can.
     """
     cdef bint _taken
-    cdef readonly int64_t entries   # how often somebody was let in
+    cdef readonly int64_t entries   # how often somebody came who may change the optimizer
 
     def run(self, action, *args):
-        """Call action(*args) with no other caller inside."""
+        """Call action(*args), which may change the optimizer, with no other caller inside."""
+        if not self._taken:
+            self.entries += 1
+        return self.look(action, *args)
+
+    def look(self, action, *args):
+        """Call action(*args), which changes nothing, with no other caller inside."""
         if self._taken:
             raise RuntimeError(
                 "this optimizer is in a step already, of another thread or from its own schedule;"
                 " use one optimizer for each thread"
             )
-        self._enter()
+        self._taken = True
         try:
             return action(*args)
         finally:
             self._taken = False
-
-    cdef void _enter(self) noexcept:
-        self._taken = True
-        self.entries += 1
-
 
 # A step over fewer bytes of parameters keeps the GIL: about a microsecond, less than it can take
 # to get the GIL back from another thread.
@@ -146,7 +147,8 @@ cdef class Plan:
             return self._again(params, grads, node, norms)
         if gate._taken or self._versions is None or not unchanged(self._versions):
             return None
-        gate._enter()
+        gate._taken = True
+        gate.entries += 1
         try:
             return self._again(params, grads, node, norms)
         finally:

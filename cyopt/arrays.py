@@ -61,6 +61,7 @@ def as_array(value: Any, what: str, written: bool = False, instead: str = _MADE)
 def _check_numbers(array: Array, what: str, like: np.dtype[Any] | None = None) -> None:
     """An array must be aligned and float32 or float64; `like` is its parameter's dtype, if any."""
     if array.dtype not in DTYPES:
+        like = like if like in DTYPES else None
         expected = f"{like.name}, as its parameter" if like else "float32 or float64"
         raise TypeError(
             f"{what} has dtype {array.dtype}; expected {expected}; {_cure_of(array.dtype, like)}"
@@ -73,10 +74,12 @@ def _check_numbers(array: Array, what: str, like: np.dtype[Any] | None = None) -
 
 def _cure_of(dtype: np.dtype[Any], like: np.dtype[Any] | None) -> str:
     if dtype.kind == "c":
-        real = np.dtype(f"f{dtype.itemsize // 2}")
-        if real in DTYPES:
-            return f"pass its .view(np.{real.name}): real and imaginary parts as separate numbers"
-        return "convert it by .astype(np.complex128), and pass the .view(np.float64) of that"
+        real = like or np.dtype(np.float32 if dtype.itemsize == 8 else np.float64)
+        pair = "complex64" if real == np.float32 else "complex128"
+        first = "" if dtype == pair else f"convert it by .astype(np.{pair}), and "
+        return (
+            f"{first}pass its .view(np.{real.name}): real and imaginary parts as separate numbers"
+        )
     if dtype.kind == "f" and (native := dtype.newbyteorder("=")) in DTYPES:
         return f"convert it to the native byte order by .astype(np.{(like or native).name})"
     return f"convert it by .astype(np.{like.name if like else 'float32'})"

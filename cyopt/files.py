@@ -62,7 +62,7 @@ def save(opt: Optimizer, path: StrPath) -> None:
     Unlike torch.save it writes no pickle, and never leaves half a file at `path`.
     """
     path = os.fsdecode(path)  # catches arguments in the wrong order
-    write(path, opt._gate.run(_content, opt))
+    write(path, opt._gate.look(_content, opt))
 
 
 def write(path: StrPath, arrays: Mapping[str, Any]) -> None:

@@ -281,7 +281,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         return new, (type(self),), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self._gate.run(checkpoint.attributes, self)
+        return self._gate.look(checkpoint.attributes, self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._gate = _cpu.Gate()
@@ -319,7 +319,7 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         Plain NumPy arrays (copies, in their own dtypes), numbers and names. Schedules are not
         saved, only that there was one.
         """
-        return self._gate.run(checkpoint.state_dict, self)
+        return self._gate.look(checkpoint.state_dict, self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned, bit for bit.

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 from mpi4py import MPI
@@ -360,6 +361,18 @@ def exits():
         dp.step([np.ones(3)])
 
 
+def ends_inside():
+    """Rank 1 waits for the others in its step, and a signal handler ends it there."""
+    dp = DataParallel(cyopt.SGD([np.ones(3)]), COMM)
+    dp.step([np.ones(3)])
+    if COMM.rank == 1:
+        signal.signal(signal.SIGALRM, lambda *_: sys.exit("no more time"))
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+    else:
+        time.sleep(0.6)
+    dp.step([np.ones(3)])
+
+
 def fewer():
     """One rank has fewer batches."""
     dp = DataParallel(cyopt.SGD([np.ones(3)]), COMM)
@@ -433,6 +446,7 @@ def ended():
             return COMM.rank > 0 or len(watch._ended) == COMM.size - 1
 
     watch.wait(Communication())
+    watch.count()
     print("right", flush=True)
 
 

@@ -221,11 +221,16 @@ def test_a_call_with_another_momentum_or_beta1_is_like_the_last_one(
 
 @pytest.mark.parametrize(
     ("function", "numbers"),
-    [(cyopt.sgd_, {"momentum": 0.0}), (cyopt.adam_, {"betas": (0.0, 0.99)})],
+    [
+        (cyopt.sgd_, {"momentum": 0.0}),
+        (cyopt.sgd_, {"momentum": 1 - 1e-7}),
+        (cyopt.adam_, {"betas": (0.0, 0.99)}),
+        (cyopt.adam_, {"betas": (1e-35, 0.99)}),
+    ],
 )
-def test_a_momentum_or_beta1_of_0_is_kept_too(function, numbers, monkeypatch):
+def test_any_momentum_or_beta1_is_kept(function, numbers, monkeypatch):
     param, grad = np.ones(5), np.ones(5)
-    held = states() if function is cyopt.adam_ else []
+    held = states() if function is cyopt.adam_ else states(1) if numbers["momentum"] else []
     function(param, grad, *held, step=1, **numbers)
     monkeypatch.setattr(cyopt._cpu, "Plan", None)
     function(param, grad, *held, step=2, **numbers)

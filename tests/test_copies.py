@@ -104,6 +104,14 @@ class Stepping:
         return bool, ()
 
 
+class Looking(Stepping):
+    """Saves it while it is copied."""
+
+    def __reduce__(self):
+        self.opt.state_dict()
+        return bool, ()
+
+
 @pytest.mark.parametrize("how", [copy.deepcopy, pickle.dumps])
 def test_a_copy_while_another_thread_steps_is_refused(how):
     """Counters, parameters and state would be of different steps."""
@@ -112,5 +120,5 @@ def test_a_copy_while_another_thread_steps_is_refused(how):
     with pytest.raises(RuntimeError, match="another thread used this optimizer"):
         how(opt)
     assert opt.steps == 1
-    opt.tag = None
+    opt.tag = Looking(opt)
     how(opt)

@@ -100,6 +100,16 @@ def test_an_empty_array_may_lie_past_the_end_of_memory(gpu, monkeypatch):
     assert np.array_equal(w, [-3, -2, -1, 0])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("shape", [4]), ("strides", [4]), ("stream", []), ("typestr", [])]
+)
+def test_a_wrong_interface_is_named_by_functions_as_well(gpu, name, value):
+    w = np.ones(4, np.float32)
+    with pytest.raises(TypeError, match=f"parameter '0' .* with {name} "):
+        cyopt.sgd_(Wrong(w, name, value), HostArray(w.copy()), lr=0.5)
+    assert (w == 1).all()
+
+
 class Masked(HostArray):
     @property
     def __cuda_array_interface__(self):

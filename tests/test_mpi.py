@@ -203,7 +203,7 @@ def test_ranks_that_took_part_in_the_last_step_may_end_before_others_are_done(ra
     assert said(mpi(ranks, "mpi_jobs.py", "ended")) == ["right"] * ranks
 
 
-@pytest.mark.parametrize("job", ["exits", "fewer", "turns"])
+@pytest.mark.parametrize("job", ["exits", "ends_inside", "fewer", "turns"])
 def test_a_rank_that_ends_before_the_others_ends_the_job(job):
     done = mpi(3, "mpi_jobs.py", job)
     assert done.returncode != 0

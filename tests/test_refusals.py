@@ -270,6 +270,27 @@ def test_the_cure_for_a_gradients_dtype_is_its_parameters(of_param, dtype):
     opt.step([grad.astype(of_param)])
 
 
+@pytest.mark.parametrize("dtype", [">c8", np.complex128, np.clongdouble])
+def test_the_cure_for_complex_gradients_is_of_their_parameters_dtype(dtype):
+    w = np.zeros(2, np.float32)
+    opt, grad = cyopt.SGD([w], lr=1.0), np.array([0.5 + 0.25j], dtype)
+    with pytest.raises(
+        TypeError, match=r"astype\(np\.complex64\), and pass its \.view\(np\.float32"
+    ):
+        opt.step([grad])
+    opt.step([grad.astype(np.complex64).view(np.float32)])
+    assert np.array_equal(w, np.array([-0.5, -0.25], np.float32))
+
+
+def test_state_that_waits_is_told_what_any_state_may_be():
+    opt = cyopt.Adam()
+    opt.update("w", np.ones(3), np.ones(3))
+    saved = opt.state_dict()
+    saved["state"]["w"]["exp_avg"] = np.ones(3, int)
+    with pytest.raises(TypeError, match="has dtype int64; expected float32 or float64"):
+        cyopt.Adam().load_state_dict(saved)
+
+
 def test_an_old_exporter_of_dlpack_is_no_parameter():
     """Before DLPack 1.0 there was no `copy=False`, so that memory could not be written safely."""
 

@@ -187,12 +187,14 @@ def _identity(value: Any) -> Identity:
     interface = getattr(value, "__cuda_array_interface__", None)
     try:
         address, read_only = interface["data"]  # type: ignore[index]  # caught
-        address, get = operator.index(address), interface.get  # type: ignore[union-attr]
-    except (KeyError, TypeError, ValueError):  # None, or wrong: the full check says how
-        return NOT_ON_GPU
-    unmasked = get("mask") is None
-    form = (get("typestr"), get("shape"), get("strides"), get("stream"), unmasked)
-    return address, read_only, *form
+        get = interface.get  # type: ignore[union-attr]
+        unmasked = get("mask") is None
+        form = (get("typestr"), get("shape"), get("strides"), get("stream"), unmasked)
+        identity = operator.index(address), read_only, *form
+        hash(identity)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return NOT_ON_GPU  # the full check says what is wrong
+    return identity
 
 
 def _stream(value: Any, device: int) -> int:

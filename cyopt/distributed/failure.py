@@ -45,14 +45,14 @@ class Watch:
     def __init__(self, comm: Any) -> None:
         self._comm = comm.Dup()
         self._others = [rank for rank in range(comm.size) if rank != comm.rank]
-        self._steps = np.zeros(1, np.int64)  # that this rank has taken part in
-        self._ended: dict[int, Any] = {}  # rank -> the steps that it had taken part in
+        self._steps = np.zeros(1, np.int64)  # that this rank has made
+        self._ended: dict[int, Any] = {}  # rank -> the steps that it had made
         if not _watches:
             atexit.register(_leave)  # before mpi4py ends MPI
         _watches.append(self)
 
     def tell(self) -> list[Any]:
-        """Start to notify all others that this rank has ended, and after how many steps."""
+        """Start to notify all others that this rank has ended, and after how many."""
         return [self._comm.Isend(self._steps, rank) for rank in self._others]
 
     def wait_for_others(self) -> None:
@@ -64,21 +64,24 @@ class Watch:
     def wait(self, request: Any) -> None:
         """Wait until a communication of all ranks is done, of which each step makes one.
 
-        Raises RuntimeError if a rank has ended without taking part. One that took part may have
-        ended as well: its share is on the way.
+        Raises RuntimeError if a rank has ended without taking part. One that has made this step may
+        have ended as well: its share is on the way.
         """
-        self._steps += 1
         status = MPI.Status()
         while not request.Test():
             time.sleep(0)  # yields to others if there are more ranks than CPUs
             if self._comm.Iprobe(status=status):
                 self._receive(status.source)
             for rank, steps in self._ended.items():
-                if steps < self._steps:
+                if steps <= self._steps:
                     raise RuntimeError(
                         f"rank {rank} has ended, but this one makes another step; make the same"
                         " number on all ranks"
                     )
+
+    def count(self) -> None:
+        """Count a step that this rank has made."""
+        self._steps += 1
 
     def _receive(self, rank: int) -> None:
         steps = np.zeros(1, np.int64)

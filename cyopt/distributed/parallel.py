@@ -185,6 +185,7 @@ class DataParallel:
                 self._exchange.gather_params(self._shard.pieces, self._shard.arrays)
         if self._check_every and self._opt.steps % self._check_every == 0:
             check_bits(self._comm, self._names, self._params, self._opt.steps)
+        self._watch.count()
         return done
 
     def _follow(self) -> None:

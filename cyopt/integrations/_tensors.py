@@ -102,7 +102,7 @@ def number(value: Any) -> Any:
     """A hyperparameter, with tensors replaced by Python numbers."""
     if isinstance(value, tuple | list):
         return tuple(map(number, value))
-    return value.item() if isinstance(value, torch.Tensor) else value
+    return value.item() if isinstance(value, torch.Tensor | np.generic | np.ndarray) else value
 
 
 def _numpy(tensor: Any) -> np.ndarray[Any, Any]:

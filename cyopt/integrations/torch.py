@@ -158,9 +158,10 @@ class _Steps:
         written: list[Any],
         n_counters: int,
     ) -> None:
-        """Step, count, add entries to the state and mark `written` as modified: all or nothing.
+        """Step, count and add entries to the state, all or nothing, and mark `written` as modified.
 
-        `written` starts with the counters.
+        `written` starts with the counters. Of a step that is refused the marks stay, as nothing
+        shows a graph that it may run after all.
         """
         counters = written[:n_counters]
         changes = [
@@ -175,8 +176,9 @@ class _Steps:
             type(self)._function(**arguments)
 
         def uncount() -> None:
-            if counters and integers(counters[:1]) == [arguments["step"]]:
-                torch._foreach_add_(counters, -1)
+            ahead = [c for c in counters if integers([c]) == [arguments["step"]]]
+            if ahead:
+                torch._foreach_add_(ahead, -1)
 
         whole(step, changes, uncount)
 
