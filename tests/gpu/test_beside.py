@@ -188,3 +188,26 @@ def test_averages_are_torchs(torch):
         cpu.step({"w": np.ones(300, np.float32)})
     average = torch.as_tensor(opt.averages["w"], device="cuda")
     assert same_bits(average.cpu().numpy(), cpu.averages["w"])
+
+
+def test_functions_on_a_stream_and_the_graphs_of_what_they_write(torch):
+    """The default stream does not wait for torch's, nor they for it: only `stream` has the order."""
+    arrays = [torch.full((5000,), x, device="cuda") for x in (1.0, 0.5, 0.0)]
+    expected = [array.cpu().numpy() for array in arrays]
+    stream, options = torch.cuda.Stream(), {"lr": 0.25, "momentum": 0.5}
+    for _ in range(3):
+        x = torch.ones(5000, device="cuda", requires_grad=True)
+        saved = [(x * array).sum() for array in arrays]
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(LONG // 10)
+        cyopt.sgd_(*arrays, **options, stream=stream)
+        cyopt.sgd_(*expected, **options)
+        stream.synchronize()
+        for array, other in zip(arrays, expected, strict=True):
+            assert same_bits(array.cpu().numpy(), other)
+        for graph, is_written in zip(saved, (True, False, True), strict=True):
+            if is_written:
+                with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                    graph.backward()
+            else:
+                graph.backward()
