@@ -191,7 +191,7 @@ def test_averages_are_torchs(torch):
 
 
 def test_functions_on_a_stream_and_the_graphs_of_what_they_write(torch):
-    """The default stream does not wait for torch's, nor they for it: only `stream` has the order."""
+    """With `stream=` a step is ordered by that stream alone."""
     arrays = [torch.full((5000,), x, device="cuda") for x in (1.0, 0.5, 0.0)]
     expected = [array.cpu().numpy() for array in arrays]
     stream, options = torch.cuda.Stream(), {"lr": 0.25, "momentum": 0.5}
