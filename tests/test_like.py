@@ -133,3 +133,10 @@ def test_like_takes_numpys_false_for_false():
     with pytest.raises(ValueError, match="before it clips"):
         cyopt.Adam.like("thinc", [np.ones(2)], **coupled)
     assert cyopt.Adam.like("thinc", clip_norm=None, **coupled).weight_decay_order == "before"
+
+
+def test_a_subclass_has_the_row_of_its_base_whatever_its_name():
+    momentum = type("Momentum", (cyopt.Adam,), {})
+    opt = momentum.like("keras")
+    assert (opt.eps, opt.eps_hat) == (1e-7, True)
+    assert type(opt) is momentum
