@@ -32,7 +32,6 @@ us.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, compress, count
 from operator import ne, not_
@@ -55,7 +54,9 @@ from cyopt.integrations._tensors import (  # noqa: E402
     integers,
     is_alike,
     is_contiguous,
+    members_of,
     number,
+    of,
 )
 
 _device, _strides = torch.Tensor.get_device, torch.Tensor.stride
@@ -136,19 +137,17 @@ class _Steps:
         states, new, changed = self._add_states(columns, slots, are_contiguous)
         if not are_contiguous:
             columns = in_memory_order(columns)
-        calls: dict[tuple[int, int], list[int]] = defaultdict(list)  # by step and device
         counters = self._counters(states, changed)
-        for i, place in enumerate(zip(self._done(counters, new), devices, strict=True)):
-            calls[place].append(i)
+        calls = members_of(list(zip(self._done(counters, new), devices, strict=True)))
         for (done, device), members in calls.items():
-            own = {name: [column[i] for i in members] for name, column in columns.items()}
+            own = {name: of(members, column) for name, column in columns.items()}
             arguments = {**arrays_of(own), "step": done + 1, **numbers}
             entries = {params[i]: states[i] for i in changed.intersection(members)}
-            written = [counters[i] for i in members] if counters else []
+            written = of(members, counters) if counters else []
             n_counters = len(written)
             if device < 0:  # the CPU; a step on a GPU notifies torch of its tensors itself
                 del own["grad"]
-                written += chain(*own.values())
+                written = [*written, *chain(*own.values())]
             self._call(arguments, entries, written, n_counters)
 
     def _call(
