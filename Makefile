@@ -29,8 +29,8 @@ test-all: .venv/built  ## The tests with the whole of every matrix, and the inst
 # TORCH_year-old are the torch that pip installs; empty for none.
 INSTALL_TORCH = $(if $(TORCH_$(1)),$(call INSTALL,.venv-hosts-$(1)) $(TORCH_$(1)))
 HOST_TESTS := $(addprefix tests/test_,$(addsuffix .py,autograd docs hosts numba sklearn \
-	sklearn_switch spacy thinc torch torch_counters torch_gpu torch_state torch_tensors \
-	torch_whole bench_hosts)) cyopt/integrations
+	sklearn_switch spacy thinc torch torch_counters torch_gpu torch_groups torch_state \
+	torch_tensors torch_whole bench_hosts)) cyopt/integrations
 TORCH_newest ?= torch
 TORCH_year-old ?= torch==2.9.1
 test-hosts: test-hosts-newest test-hosts-year-old  ## The integrations, with the newest hosts and with year-old ones.

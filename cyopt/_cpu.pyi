@@ -97,6 +97,25 @@ class DLPackTable:
     def count(self, tensors: list[Any]) -> bool: ...
     def arrays(self, tensors: list[Any]) -> list[np.ndarray[Any, Any]] | None: ...
 
+def first_of_types(values: list[Any]) -> list[Any]: ...
+
+class TorchGroups:
+    def __init__(
+        self,
+        table: DLPackTable,
+        tensor: type,
+        parameter: type,
+        is_negated: Callable[[Any], bool],
+    ) -> None: ...
+    def read(
+        self,
+        params: Sequence[Any],
+        state: Any,
+        slots: tuple[str, ...],
+        on_cpu: bool,
+        counted: bool,
+    ) -> tuple[list[list[Any]], list[list[Any]], list[Any], int] | None: ...
+
 def current_context(function: int) -> int: ...
 
 class Launch:

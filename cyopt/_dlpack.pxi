@@ -57,6 +57,7 @@ cdef enum:
     DL_FLOAT = 2        # a code of dtypes
     MOST_AXES = 8
     MOST_NUMBERS = 1 + 2 * MOST_AXES
+    DL_DEVICE = 0x7FFFFFFF  # the bits of the device in what `cyopt_dl_kind` gives
     TOO_LARGE = 1 << 30   # not a count: a float32 cannot count beyond 1 << 24
 
 
@@ -78,6 +79,20 @@ cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
         strides, <char *>tensor.data + tensor.byte_offset, 0, cnp.NPY_ARRAY_WRITEABLE, None)
     cnp.set_array_base(array, owner)
     return array
+
+
+cdef bint _described(
+        const cyopt_dl_tensor *tensor, int64_t *address, int64_t *numbers, size_t *n):
+    """The address of an array, and the numbers that describe it; False if there is no room."""
+    cdef int d
+    if tensor.ndim > MOST_AXES or (tensor.ndim and not tensor.strides):
+        return False
+    address[0] = <int64_t>tensor.data + <int64_t>tensor.byte_offset
+    numbers[0] = cyopt_dl_kind(tensor)
+    for d in range(tensor.ndim):
+        numbers[1 + 2 * d], numbers[2 + 2 * d] = tensor.shape[d], tensor.strides[d]
+    n[0] = 1 + 2 * tensor.ndim
+    return True
 
 
 cdef class DLPackTable:
@@ -106,8 +121,7 @@ cdef class DLPackTable:
         cdef cyopt_dl_tensor tensor
         cdef list arrays = []
         for value in tensors:
-            if self._table.tensor_from_object(<void *>value, &tensor) != 0:
-                PyErr_Clear()
+            if not self.read(value, &tensor):
                 return None
             array = _array_of(&tensor, value)
             if array is None:
@@ -140,26 +154,21 @@ cdef class DLPackTable:
     cdef float *_number(self, value) except? NULL:
         """The address of the number of a 0-d float32 tensor in host memory; NULL for all else."""
         cdef cyopt_dl_tensor tensor
-        if self._table.tensor_from_object(<void *>value, &tensor) != 0:
-            PyErr_Clear()
+        if not self.read(value, &tensor):
             return NULL
         if (tensor.ndim or not tensor.data or tensor.device.device_type != DL_CPU
                 or tensor.dtype.code != DL_FLOAT or tensor.dtype.bits != 32):
             return NULL
         return <float *>(<char *>tensor.data + tensor.byte_offset)
 
+    cdef bint read(self, object value, cyopt_dl_tensor *tensor):
+        """Describe an array; False if the table cannot."""
+        if self._table.tensor_from_object(<void *>value, tensor) != 0:
+            PyErr_Clear()
+            return False
+        return True
+
     cdef bint look(self, object value, int64_t *address, int64_t *numbers, size_t *n):
         """The address of an array, and what else describes it; False if the table cannot say."""
         cdef cyopt_dl_tensor tensor
-        cdef int d
-        if self._table.tensor_from_object(<void *>value, &tensor) != 0:
-            PyErr_Clear()
-            return False
-        if tensor.ndim > MOST_AXES or (tensor.ndim and not tensor.strides):
-            return False
-        address[0] = <int64_t>tensor.data + <int64_t>tensor.byte_offset
-        numbers[0] = cyopt_dl_kind(&tensor)
-        for d in range(tensor.ndim):
-            numbers[1 + 2 * d], numbers[2 + 2 * d] = tensor.shape[d], tensor.strides[d]
-        n[0] = 1 + 2 * tensor.ndim
-        return True
+        return self.read(value, &tensor) and _described(&tensor, address, numbers, n)

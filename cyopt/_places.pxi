@@ -1,5 +1,17 @@
 # Included by _cpu.pyx: the addresses of arrays that are not NumPy's, in tens of nanoseconds each.
 
+def first_of_types(list values):
+    """The first value of each type, in their order; None is not a value."""
+    cdef object last = None
+    cdef dict first = {}
+    for value in values:
+        if type(value) is not last:
+            last = type(value)
+            first.setdefault(last, value)
+    first.pop(type(None), None)
+    return list(first.values())
+
+
 cdef bint _still_has(value, tuple shape) except -1:
     """Whether an array that can only have been reshaped still has this shape.
 

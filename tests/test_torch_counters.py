@@ -176,6 +176,7 @@ def test_an_error_of_a_count_names_step(value):
 def test_counters_that_cannot_be_changed_are_refused_before_the_step(by_table, monkeypatch):
     if not by_table:
         monkeypatch.setattr(_tensors, "_TABLE", None)
+        monkeypatch.setattr(_tensors, "_GROUPS", None)
     elif _tensors._TABLE is None:
         pytest.skip("torch is older than 2.10")
     w = leaf(2)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cyopt import trees
+from cyopt import _cpu, trees
 from cyopt.cuda import libraries
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.plan import Plan
@@ -49,7 +49,7 @@ class KeptPlan(Plan):
         return True
 
     def call(
-        self, arrays: list[Any], grads: Sequence[Any], hyper: Hyper, step: int, stream: Any
+        self, arrays: list[Any], grads: list[Any], hyper: Hyper, step: int, stream: Any
     ) -> bool | None:
         """The step, if the gradients differ from the last call's only in their addresses.
 
@@ -57,9 +57,7 @@ class KeptPlan(Plan):
 
         True, or False if it was skipped; else None, and nothing is done.
         """
-        one_of_each_type = dict(zip(map(type, grads), grads, strict=True))
-        one_of_each_type.pop(type(None), None)
-        if not all(map(libraries.is_on_gpu, one_of_each_type.values())):
+        if not all(map(libraries.is_on_gpu, _cpu.first_of_types(grads))):
             return None
         if not self._lock.acquire(blocking=False):  # another thread is inside
             return None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from cyopt import _cpu
 from cyopt.cuda import libraries
 from cyopt.cuda.driver import Device
 
@@ -21,20 +22,19 @@ class Streams:
         # handle, and an array to call it with.
         self._lenders: list[tuple[Callable[[Any, int], int], Any]] = []
 
-    def lend(self, arrays: Sequence[Any]) -> None:
+    def lend(self, arrays: list[Any]) -> None:
         """Order steps with the streams of these arrays from now on; parameters come first.
 
         None stands for no array. The first array of each stream is kept alive.
         """
         first: dict[Any, Any] = {}
-        for cls in dict.fromkeys(map(type, arrays)):
-            alike = (array for array in arrays if type(array) is cls and array is not None)
-            for array in alike:
-                library = libraries.of(array)
-                if library.has_current_stream:
-                    first.setdefault(library, array)
-                    break
-                first.setdefault(library.stream(array, self._device.ordinal), array)
+        for array in _cpu.first_of_types(arrays):
+            library, cls = libraries.of(array), type(array)
+            if library.has_current_stream:
+                first.setdefault(library, array)
+            else:
+                for own in (other for other in arrays if type(other) is cls):
+                    first.setdefault(library.stream(own, self._device.ordinal), own)
         self._lenders = [(libraries.of(array).stream, array) for array in first.values()]
 
     def give_back(self) -> None:

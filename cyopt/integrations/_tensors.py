@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
 from itertools import chain, compress, count
 from operator import not_
 from typing import Any
@@ -15,26 +13,21 @@ import torch
 from cyopt import _cpu
 
 # Tensors that are nothing but their memory; those of subclasses may be more.
-_PLAIN = {torch.Tensor, torch.nn.Parameter}
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _CAPSULE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch 2.10
 _TABLE = None if _CAPSULE is None else _cpu.DLPackTable.of(_CAPSULE)
 _is_neg, is_contiguous = torch.Tensor.is_neg, torch.Tensor.is_contiguous
+_GROUPS = None if _TABLE is None else _cpu.TorchGroups(_TABLE, *_PLAIN, _is_neg)
 ZERO = torch.tensor(0.0, dtype=torch.float32, device="cpu")
 
 
-def members_of(places: list[Any]) -> dict[Any, Sequence[int]]:
-    """For each of the different places, where in the list it is."""
-    if len(set(places)) == 1:  # usual, and so in a fifth of the time
-        return {places[0]: range(len(places))}
-    members: dict[Any, list[int]] = defaultdict(list)
-    for i, place in enumerate(places):
-        members[place].append(i)
-    return {**members}
-
-
-def of(members: Sequence[int], column: list[Any]) -> list[Any]:
-    """These members of a column, which is not copied if they are all of it."""
-    return column if len(members) == len(column) else [column[i] for i in members]
+def read_group(
+    params: list[Any], state: Any, slots: tuple[str, ...], counted: bool
+) -> tuple[list[list[Any]], list[list[Any]], list[Any], int] | None:
+    """A usual group in one pass, as `_cpu.TorchGroups` describes; None if it takes a full look."""
+    if _GROUPS is None or not params:
+        return None
+    return _GROUPS.read(params, state, slots, not params[0].is_cuda, counted)
 
 
 def in_memory_order(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -74,7 +67,7 @@ def _are_plain(tensors: list[Any]) -> bool:
 
 
 def _are_exact(tensors: list[Any]) -> bool:
-    return set(map(type, tensors)) <= _PLAIN
+    return set(map(type, tensors)).issubset(_PLAIN)
 
 
 def integers(counters: list[Any]) -> list[int]:

@@ -32,6 +32,7 @@ us.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, compress, count
 from operator import ne, not_
@@ -54,9 +55,8 @@ from cyopt.integrations._tensors import (  # noqa: E402
     integers,
     is_alike,
     is_contiguous,
-    members_of,
     number,
-    of,
+    read_group,
 )
 
 _device, _strides = torch.Tensor.get_device, torch.Tensor.stride
@@ -71,6 +71,7 @@ class _Steps:
     _function: ClassVar[Callable[..., bool]]
     _same: ClassVar[tuple[str, ...]]
     _late: ClassVar[tuple[str, ...]] = ()  # state that may begin after the first step
+    _counted: ClassVar[bool] = True  # whether torch counts a parameter's steps
     defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
     state: Any
@@ -125,9 +126,19 @@ class _Steps:
                 )
         slots = self._slots(group)
         numbers = self._numbers(group)
-        grads = [p.grad for p in group["params"]]
+        read = read_group(group["params"], self.state, slots, self._counted)
+        if read is None:
+            return self._step_unusual(group["params"], slots, numbers)
+        columns, arrays, counters, done = read
+        arguments = dict(zip(("param", "grad", *slots), arrays, strict=True))
+        written = [columns[0], *columns[2:]] if arrays is not columns else []
+        self._call({**arguments, "step": done + 1, **numbers}, {}, counters, written)
+
+    def _step_unusual(self, params: list[Any], slots: tuple[str, ...], numbers: Any) -> None:
+        """As many calls as it takes, on state that may be new, incomplete or in another order."""
+        grads = [p.grad for p in params]
         given = [grad is not None for grad in grads]
-        params = list(compress(group["params"], given))
+        params = list(compress(params, given))
         devices = list(map(_device, params))
         for p in dict(zip(devices, params, strict=True)).values():  # one of each
             if not (p.is_cuda or p.is_cpu):
@@ -138,31 +149,30 @@ class _Steps:
         if not are_contiguous:
             columns = in_memory_order(columns)
         counters = self._counters(states, changed)
-        calls = members_of(list(zip(self._done(counters, new), devices, strict=True)))
+        calls: dict[tuple[int, int], list[int]] = defaultdict(list)  # by step and device
+        for i, place in enumerate(zip(self._done(counters, new), devices, strict=True)):
+            calls[place].append(i)
         for (done, device), members in calls.items():
-            own = {name: of(members, column) for name, column in columns.items()}
+            own = {name: [column[i] for i in members] for name, column in columns.items()}
             arguments = {**arrays_of(own), "step": done + 1, **numbers}
             entries = {params[i]: states[i] for i in changed.intersection(members)}
-            written = of(members, counters) if counters else []
-            n_counters = len(written)
-            if device < 0:  # the CPU; a step on a GPU notifies torch of its tensors itself
-                del own["grad"]
-                written = [*written, *chain(*own.values())]
-            self._call(arguments, entries, written, n_counters)
+            written = [own[name] for name in own if name != "grad"] if device < 0 else []
+            counts = [counters[i] for i in members] if counters else []
+            self._call(arguments, entries, counts, written)
 
     def _call(
         self,
         arguments: dict[str, Any],
         entries: dict[Any, dict[str, Any]],
-        written: list[Any],
-        n_counters: int,
+        counters: list[Any],
+        written: list[list[Any]],
     ) -> None:
-        """Step, count and add entries to the state, all or nothing, and mark `written` as modified.
+        """Step, count and add entries to the state, all or nothing, and mark what is written.
 
-        `written` starts with the counters. Of a step that is refused the marks stay, as nothing
-        shows a graph that it may run after all.
+        `written` are columns on the CPU: a step on a GPU marks its tensors itself. The marks of a
+        step that is refused stay, as nothing shows a graph that it may run after all.
         """
-        counters = written[:n_counters]
+        marked = [*counters, *chain(*written)]
         changes = [
             (self.state[p], state) if p in self.state else (self.state, {p: state})
             for p, state in entries.items()
@@ -171,7 +181,7 @@ class _Steps:
         def step() -> None:
             if counters:
                 add_one(counters)
-            increment_version(written)
+            increment_version(marked)
             type(self)._function(**arguments)
 
         def uncount() -> None:
@@ -222,6 +232,8 @@ class _Steps:
 
     def _counters(self, states: list[dict[str, Any]], changed: set[int]) -> list[Any]:
         """The step counters; new ones are put into copies of states, noted in `changed`."""
+        if not self._counted:
+            return []
         for i in compress(count(), ["step" not in state for state in states]):
             states[i] = {"step": ZERO.clone(), **states[i]}
             changed.add(i)
@@ -248,6 +260,7 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
     _function = staticmethod(cyopt.sgd_)
     _same = ("momentum", "dampening")
     _late = ("momentum_buffer",)
+    _counted = False
 
     def _slots(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
@@ -257,9 +270,6 @@ class SGD(_Steps, torch.optim.SGD):  # type: ignore[misc]  # torch has no types 
         if not group["momentum"]:  # dampening and nesterov act only on momentum
             numbers.update(momentum=0.0, dampening=0.0, nesterov=False)
         return numbers
-
-    def _counters(self, states: list[dict[str, Any]], changed: set[int]) -> list[Any]:
-        return []
 
     def _done(self, counters: list[Any], new: Sequence[bool]) -> list[int]:
         """SGD keeps no count in torch; only a buffer's first step, which is undampened, differs."""
