@@ -163,6 +163,7 @@ def draw_models(
     for x, ours in zip(right - width / 2, speeds, strict=True):
         if ours > 0:  # not NaN
             where: Any = {"textcoords": "offset points", "ha": "center", "bbox": behind}
+            where["zorder"] = 6  # over the lines
             axes.annotate(digits(ours), (x, ours), (0, 3), **where)
     axes.axhline(1, color="0.4", linewidth=0.8)
     if foot:

@@ -25,9 +25,8 @@ Centered RMSprop takes the root of 0 where rounding makes torch's negative, and 
 
 When a call is refused, its parameters are unchanged; earlier calls of the step, for other groups or
 for parameters with another number of steps, have been made. Errors number the parameters within
-their call. Besides the arithmetic, each tensor costs about 2.5 us of Python, as in torch's fused
-step, and three times that before torch 2.10; with `cyopt.Adam(tensors).step(grads)` on a GPU, 0.3
-us.
+their call. Besides the arithmetic, each tensor costs about 2 us, as in torch's fused step, and
+three times that before torch 2.10; with `cyopt.Adam(tensors).step(grads)` on a GPU, 0.4 us.
 """
 
 from __future__ import annotations
