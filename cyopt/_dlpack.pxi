@@ -58,12 +58,12 @@ cdef enum:
     MOST_AXES = 8
     MOST_NUMBERS = 1 + 2 * MOST_AXES
     DL_DEVICE = 0x7FFFFFFF  # the bits of the device in what `cyopt_dl_kind` gives
-    TOO_LARGE = 1 << 30   # not a count: a float32 cannot count beyond 1 << 24
+    TOO_LARGE = 1 << 24  # a float32 cannot count beyond it
 
 
 cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
     """A NumPy array over the memory of a tensor, which keeps its owner alive; None if these are not
-    numbers that NumPy has, or not in memory that it may use."""
+    numbers that a step takes, or not in memory that it may use."""
     cdef cnp.npy_intp shape[MOST_AXES]
     cdef cnp.npy_intp strides[MOST_AXES]
     cdef int d, itemsize = tensor.dtype.bits // 8
@@ -73,7 +73,8 @@ cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
             or tensor.ndim > MOST_AXES or (tensor.ndim and not tensor.strides)):
         return None
     for d in range(tensor.ndim):
-        shape[d], strides[d] = tensor.shape[d], itemsize * tensor.strides[d]
+        shape[d] = tensor.shape[d]
+        strides[d] = <cnp.npy_intp>(itemsize * <size_t>tensor.strides[d])  # without overflow
     array = cnp.PyArray_New(
         cnp.ndarray, tensor.ndim, shape, cnp.NPY_FLOAT32 if itemsize == 4 else cnp.NPY_FLOAT64,
         strides, <char *>tensor.data + tensor.byte_offset, 0, cnp.NPY_ARRAY_WRITEABLE, None)
@@ -82,8 +83,9 @@ cdef object _array_of(cyopt_dl_tensor *tensor, object owner):
 
 
 cdef bint _described(
-        const cyopt_dl_tensor *tensor, int64_t *address, int64_t *numbers, size_t *n):
-    """The address of an array, and the numbers that describe it; False if there is no room."""
+        const cyopt_dl_tensor *tensor, int64_t *address, int64_t *numbers, size_t *n) noexcept:
+    """The address of an array, and the numbers that describe it; False if they are too many, or if
+    strides are not given."""
     cdef int d
     if tensor.ndim > MOST_AXES or (tensor.ndim and not tensor.strides):
         return False
@@ -95,6 +97,7 @@ cdef bint _described(
     return True
 
 
+@cython.final
 cdef class DLPackTable:
     """The table of DLPack functions of a type of arrays."""
     cdef cyopt_dl_exchange *_table
@@ -151,24 +154,27 @@ cdef class DLPackTable:
             self._number(value)[0] += 1
         return True
 
-    cdef float *_number(self, value) except? NULL:
+    cdef float *_number(self, value) noexcept:
         """The address of the number of a 0-d float32 tensor in host memory; NULL for all else."""
         cdef cyopt_dl_tensor tensor
+        cdef char *number
         if not self.read(value, &tensor):
             return NULL
         if (tensor.ndim or not tensor.data or tensor.device.device_type != DL_CPU
-                or tensor.dtype.code != DL_FLOAT or tensor.dtype.bits != 32):
+                or tensor.dtype.code != DL_FLOAT or tensor.dtype.bits != 32
+                or tensor.dtype.lanes != 1):
             return NULL
-        return <float *>(<char *>tensor.data + tensor.byte_offset)
+        number = <char *>tensor.data + tensor.byte_offset
+        return <float *>number if <uintptr_t>number % sizeof(float) == 0 else NULL
 
-    cdef bint read(self, object value, cyopt_dl_tensor *tensor):
+    cdef bint read(self, object value, cyopt_dl_tensor *tensor) noexcept:
         """Describe an array; False if the table cannot."""
         if self._table.tensor_from_object(<void *>value, tensor) != 0:
             PyErr_Clear()
             return False
         return True
 
-    cdef bint look(self, object value, int64_t *address, int64_t *numbers, size_t *n):
+    cdef bint look(self, object value, int64_t *address, int64_t *numbers, size_t *n) noexcept:
         """The address of an array, and what else describes it; False if the table cannot say."""
         cdef cyopt_dl_tensor tensor
         return self.read(value, &tensor) and _described(&tensor, address, numbers, n)

@@ -1,8 +1,8 @@
 # Included by _cpu.pyx: all that a step of torch's optimizers asks of a group, in one pass over it.
 
-cdef bint _is_dense(const int64_t *form, size_t n):
+cdef bint _is_dense(const int64_t *form, ptrdiff_t n) noexcept:
     """Whether an array of one element or more is dense in C order; for `form` see `_described`."""
-    cdef size_t i
+    cdef ptrdiff_t i
     cdef int64_t expected = 1
     for i in range(n - 2, 0, -2):
         if form[i] == 0 or (form[i] != 1 and form[i + 1] != expected):
@@ -31,8 +31,9 @@ cdef class TorchGroups:
 
         `columns` are lists of parameters, gradients and each slot of `state`, and `arrays` the same
         on the CPU as NumPy arrays. With `counted` all `counters` have the value `count`, which is
-        else 1. None if there is no gradient, or if anything is not as it mostly is: another type or
-        order, state that is missing or not like its parameter, several devices or counts.
+        else 1, without its fraction. None if there is no gradient, or if anything is not as it
+        mostly is: another type or order, state that is missing or not like its parameter, several
+        devices or counts, one counter for two parameters.
 
         On a GPU only gradients are asked whether they are negated: the step asks all once more, and
         takes none.
@@ -43,9 +44,14 @@ cdef class TorchGroups:
         cdef size_t n, m, j
         cdef float count = 1
         cdef float *number
-        cdef list columns = [[] for _ in range(2 + len(slots))]
-        cdef list arrays = [[] for _ in columns] if on_cpu else columns
+        cdef list columns = []
+        cdef list arrays = [] if on_cpu else columns
         cdef list counters = []
+        cdef set different = set()
+        for j in range(2 + len(slots)):  # no list comprehension: see _plan.pxi
+            columns.append([])
+            if on_cpu:
+                arrays.append([])
         for param in params:
             grad = param.grad
             if grad is None:
@@ -74,16 +80,18 @@ cdef class TorchGroups:
                     return None
                 count = number[0]
                 counters.append(counter)
-        if not device or not 0 <= count < TOO_LARGE:
+                different.add(<uintptr_t>number)
+        if not device or not 0 <= count < TOO_LARGE or len(different) < len(counters):
             return None
         return columns, arrays, counters, <int64_t>count
 
-    cdef bint _is_exact(self, value):
+    cdef bint _is_exact(self, value) noexcept:
         return type(value) is self._parameter or type(value) is self._tensor
 
     cdef bint _take(self, value, list column, list arrays, bint asks, int64_t *form, size_t *n
                     ) except -1:
-        """Add a tensor to its column, and describe it; False if it is not all in its memory."""
+        """Add a tensor to its column, and describe it; False if it is not all in its memory, or, for
+        an array, not of floats."""
         cdef cyopt_dl_tensor tensor
         cdef int64_t address
         if not self._is_exact(value) or (asks and self._is_negated(value)):
@@ -99,6 +107,7 @@ cdef class TorchGroups:
         return True
 
     cdef float *_number(self, value) except? NULL:
+        """The address of a counter; NULL if the number is not in it, or if it is of another kind."""
         if not self._is_exact(value) or self._is_negated(value):
             return NULL
         return self._table._number(value)

@@ -162,6 +162,47 @@ def test_what_is_wrong_with_a_group_is_told_by_the_full_look(spoil, message):
     assert all(torch.equal(p.detach(), b) for p, b in zip(params, before, strict=True))
 
 
+def test_one_counter_for_two_parameters_is_refused():
+    params, opt = made()
+    step = opt.state[params[0]]["step"]
+    changed(params[1], opt, step=step.detach())
+    before = [p.detach().clone() for p in params]
+    assert read(opt) is None
+    with pytest.raises(TypeError, match="share the tensor that counts"):
+        opt.step()
+    assert step == 2
+    assert all(torch.equal(p.detach(), b) for p, b in zip(params, before, strict=True))
+
+
+def inference(value):
+    with torch.inference_mode():
+        return torch.tensor(value)
+
+
+@pytest.mark.parametrize("value", [2.0, 3.5, 2.0**24 - 2, 2.0**24 + 2])
+@pytest.mark.parametrize("make", [torch.tensor, inference])
+def test_a_refused_step_leaves_counters_as_they_are(make, value):
+    """Those made for inference too, and those from which a float32 cannot count."""
+    w = leaf(4)
+    opt = ours.Adam([w])
+    steps(opt, [w])
+    opt.state[w]["step"] = make(value)
+    w.grad = w.detach()
+    with pytest.raises((TypeError, ValueError), match="memory|to which 1 can be added"):
+        opt.step()
+    assert float(opt.state[w]["step"]) == value
+
+
+def test_a_frozen_parameter_does_not_decide_where_a_group_is(monkeypatch):
+    w, frozen = leaf(4), leaf(4)
+    opt = ours.Adam([frozen, w])
+    steps(opt, [frozen, w])
+    frozen.grad = None
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: tensor is frozen))
+    _, arrays, *_ = read(opt)
+    assert arrays[0][0].base is w
+
+
 def test_a_group_without_gradients_is_no_usual_one():
     params, opt = made()
     for p in params:

@@ -25,9 +25,10 @@ def read_group(
     params: list[Any], state: Any, slots: tuple[str, ...], counted: bool
 ) -> tuple[list[list[Any]], list[list[Any]], list[Any], int] | None:
     """A usual group in one pass, as `_cpu.TorchGroups` describes; None if it takes a full look."""
-    if _GROUPS is None or not params:
+    first = next((p for p in params if p.grad is not None), None)
+    if _GROUPS is None or first is None:
         return None
-    return _GROUPS.read(params, state, slots, not params[0].is_cuda, counted)
+    return _GROUPS.read(params, state, slots, not first.is_cuda, counted)
 
 
 def in_memory_order(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -73,7 +74,13 @@ def _are_exact(tensors: list[Any]) -> bool:
 def integers(counters: list[Any]) -> list[int]:
     """The values of counters; reading one through torch takes a microsecond."""
     done = _TABLE.integers(counters) if _TABLE and _are_plain(counters) else None
-    return list(map(_integer, counters)) if done is None else done
+    done = list(map(_integer, counters)) if done is None else done
+    if len({counter.data_ptr() for counter in counters}) < len(counters):
+        raise TypeError(
+            "the states of two parameters share the tensor that counts steps; expected one for each:"
+            " make it with .clone()"
+        )
+    return done
 
 
 def add_one(counters: list[Any]) -> None:
@@ -88,11 +95,13 @@ def _integer(counter: Any) -> int:
     is_real = is_dense and counter.dtype is not torch.bool and not counter.is_complex()
     if is_real and counter.numel() == 1 and not counter.is_neg() and not _is_fixed(counter):
         value = counter.item()
-        if 0 <= value < math.inf:
+        # From 2 / eps on adding 1 is not exact, such as 2**24 in float32.
+        most = 2 / torch.finfo(counter.dtype).eps if counter.is_floating_point() else math.inf
+        if 0 <= value < most:
             return int(value)
     raise TypeError(
-        f"the state's step is {counter!r}; expected a tensor of one number, at least 0, such as"
-        " torch.tensor(0.0), as load_state_dict makes it"
+        f"the state's step is {counter!r}; expected a tensor of one number, at least 0, to which 1"
+        " can be added, such as torch.tensor(0.0), as load_state_dict makes it"
     )
 
 

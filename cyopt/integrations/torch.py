@@ -185,8 +185,9 @@ class _Steps:
 
         def uncount() -> None:
             ahead = [c for c in counters if integers([c]) == [arguments["step"]]]
-            if ahead:
-                torch._foreach_add_(ahead, -1)
+            with torch.inference_mode():  # also those that were made in it
+                for counter in ahead:
+                    counter.sub_(1)
 
         whole(step, changes, uncount)
 
