@@ -85,6 +85,7 @@ bench-gpu: .venv-gpu/built  ## Time a step on a GPU beside torch, CuPy and Numba
 		--plot bench/results/local-gpu.png $(ARGS)
 	.venv-gpu/bin/python bench/gpu_host.py --json bench/results/local-gpu-host.json
 	.venv-gpu/bin/python bench/gpu_options.py --json bench/results/local-gpu-options.json
+	.venv-gpu/bin/python bench/gpu_compile.py --json bench/results/local-gpu-compile.json
 
 .venv-gpu/built: $(SOURCES)
 	@echo "Building cyopt into .venv-gpu with Numba's compiler for GPUs: some minutes."
@@ -143,7 +144,7 @@ lint: .venv/linters  ## Style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -m gpu_host -m gpu_options -m ranks -m scaling -p peers -p hosts
+	MYPYPATH=bench $(BIN)/mypy -m bars -m figures -m gpu_compile -m gpu_host -m gpu_options -m ranks -m scaling -p peers -p hosts
 	$(BIN)/clang-format --dry-run --Werror src_c/* tests/*.c
 
 .venv/built: $(SOURCES)

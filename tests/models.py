@@ -152,7 +152,7 @@ KINDS = {
     "dlpack-negated": (Negated, TypeError, "resolve_neg"),
     "dlpack-grad": (lambda a: Foreign(a, requires_grad=True), TypeError, "detach"),
 }
-# On a machine without a GPU; tests/test_cuda_refusals.py has those that there are.
+# On a machine without a GPU; tests/test_cuda_arrays.py has those that there are.
 CUDA = {"cuda": (lambda a: OnCuda(), (RuntimeError, ValueError), "GPU")}
 PARAMS = (
     KINDS

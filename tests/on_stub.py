@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import json
 import os
 import sys
 from functools import cache
@@ -76,8 +77,12 @@ def made(**options):
 
 
 def steady():
-    """What of the driver a steady step calls."""
-    opt, grads, _, _ = made()
+    """What of the driver a steady step calls, with options, by the stride of the gradients."""
+    from gpu_of_host import HostArray
+
+    options, n = json.loads(sys.argv[2]), int(sys.argv[3])
+    opt, grads, _, _ = made(**options)
+    grads = [HostArray(np.repeat(grad.array, n)[::n]) for grad in grads]
     opt.step(grads)
     log()
     for _ in range(3):

@@ -10,7 +10,7 @@ from gpu_pair import Pair, one
 from same_bits import same_bits
 
 import cyopt
-from cyopt.cuda import libraries
+from cyopt.cuda import driver, libraries
 from cyopt.cuda.arrays import DeviceArray
 
 
@@ -44,6 +44,54 @@ def test_a_gradient_on_the_cpu_is_refused(gpu):
         opt.step([grads[0].array])
     with pytest.raises(TypeError, match="is a list; expected"):
         opt.step([[1.0] * 4])
+
+
+@pytest.fixture
+def second(gpu, monkeypatch):
+    """An array on another GPU."""
+    array = HostArray(np.ones(2, np.float32), device=1)
+    there = array.array.ctypes.data
+    monkeypatch.setattr(driver, "ordinal_of", lambda address: int(address == there))
+    return array
+
+
+def on_gpu():
+    return HostArray(np.ones(2, np.float32))
+
+
+def test_an_optimizer_is_for_one_device(second):
+    cpu = np.ones(2, np.float32)
+    for params, places in [
+        ([cpu, on_gpu()], "'1' is on GPU 0 and '0' is on the CPU"),
+        ([on_gpu(), cpu], "'1' is on the CPU and '0' is on GPU 0"),
+        ([on_gpu(), second], "'1' is on GPU 1 and '0' is on GPU 0"),
+        ({"a": cpu, "b": on_gpu()}, "'b' is on GPU 0 and 'a' is on the CPU"),
+    ]:
+        with pytest.raises(ValueError, match=f"{places}; make an optimizer for each device"):
+            cyopt.Adam(params)
+    with pytest.raises(ValueError, match="make an optimizer for each device"):
+        cyopt.sgd_([cpu, on_gpu()], [cpu, on_gpu()], lr=0.1)
+
+
+def test_a_gradient_or_state_on_another_gpu_is_refused(second):
+    w = on_gpu()
+    with pytest.raises(ValueError, match="is on GPU 1 but its parameter is on GPU 0; copy it"):
+        cyopt.SGD([w]).step([second])
+    with pytest.raises(ValueError, match="sum of 0 is on GPU 1 but its parameter is on GPU 0"):
+        cyopt.adagrad_(w, on_gpu(), second, step=1, lr=0.1)
+    assert (w.array == 1).all()
+
+
+def test_a_gradient_or_state_on_a_gpu_for_a_parameter_on_the_cpu_is_refused(gpu):
+    w, there = np.ones(2, np.float32), on_gpu()
+    for step in (
+        lambda: cyopt.SGD([w]).step([there]),
+        lambda: cyopt.sgd_(w, there, lr=0.1),
+        lambda: cyopt.adagrad_(w, w.copy(), there, step=1, lr=0.1),
+    ):
+        with pytest.raises(ValueError, match="is on a GPU but its parameter is on the CPU; copy"):
+            step()
+    assert (w == 1).all()
 
 
 def test_a_gradient_that_is_not_an_array_is_refused(gpu):

@@ -21,6 +21,29 @@ def test_the_name_of_a_kept_kernel_changes_with_the_constants(monkeypatch, tmp_p
         assert inspect.getsource(module) in cache.compiler_text()
 
 
+def test_the_name_of_a_kept_kernel_has_its_gpu_and_changes_with_versions(monkeypatch, tmp_path):
+    monkeypatch.setenv("CYOPT_CACHE_DIR", str(tmp_path))
+    source = function_source(measure.decide, "float32")
+    paths = [cache._path(source, capability) for capability in ((7, 5), (9, 0))]
+    assert [p.name.split("-")[1] for p in paths] == ["sm_75", "sm_90"]
+    monkeypatch.setattr(cache, "__version__", "0.0.0")
+    paths.append(cache._path(source, (9, 0)))
+    for package in cache._COMPILERS:
+        monkeypatch.setattr(cache, "_version", lambda name, own=package: str(name == own))
+        paths.append(cache._path(source, (9, 0)))
+    assert len(set(paths)) == len(paths)
+
+
+def test_a_gpu_older_than_the_compiler_knows_is_refused(monkeypatch):
+    old = SimpleNamespace(compute_capability=(7, 0))
+    monkeypatch.setattr(cache.driver, "device", lambda ordinal: old)
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "cuda.core", SimpleNamespace(ObjectCode=None))
+    source = function_source(measure.decide, "float32")
+    with pytest.raises(RuntimeError, match=r"GPU 3 has compute capability 7\.0; .* for 7\.5"):
+        cache.kernel.__wrapped__(source, 3)
+
+
 def no_home(name):
     raise RuntimeError("Could not determine home directory.")
 

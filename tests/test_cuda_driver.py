@@ -54,7 +54,32 @@ STEADY = ["cuCtxGetCurrent cuLaunchKernel"] * 3
 
 
 def test_a_steady_step_is_one_launch(on_stub):
-    assert on_stub("steady") == STEADY
+    assert on_stub("steady", "{}", "1") == STEADY
+
+
+@pytest.mark.parametrize(
+    ("options", "launches"),
+    [
+        ({"ema": 0.9}, 1),
+        ({"zero_grads": True}, 1),
+        ({"clip_value": 0.5}, 1),
+        ({"capturable": True}, 2),
+        ({"clip_norm": 1.0}, 7),
+        ({"skip_nonfinite": True}, 7),
+        ({"skip_nonfinite": True, "capturable": True, "ema": 0.9, "zero_grads": True}, 7),
+    ],
+    ids=str,
+)
+def test_a_steady_step_with_options_only_launches(options, launches, on_stub):
+    """And clears a flag: it waits for nothing, and uploads and reads nothing."""
+    cleared = ["cuMemsetD8Async"] if launches > 1 else []
+    step = " ".join(["cuCtxGetCurrent", *cleared, *["cuLaunchKernel"] * launches])
+    assert on_stub("steady", json.dumps(options), "1") == [step] * 3
+
+
+def test_a_steady_step_with_strided_gradients_only_launches(on_stub):
+    for step in on_stub("steady", "{}", "2"):
+        assert set(step.split()) == {"cuCtxGetCurrent", "cuLaunchKernel"}
 
 
 def test_a_refused_launch_raises_and_counts_no_step(on_stub):
@@ -153,7 +178,7 @@ def test_kernels_are_kept_on_disk(on_stub, tmp_path):
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_cannot_be_written_does_not_matter(on_stub, tmp_path):
     tmp_path.chmod(0o500)
-    assert on_stub("steady") == STEADY
+    assert on_stub("steady", "{}", "1") == STEADY
 
 
 def test_an_error_names_the_half_of_an_installation_that_is_missing(on_stub):

@@ -77,7 +77,7 @@ def integers(counters: list[Any]) -> list[int]:
     done = list(map(_integer, counters)) if done is None else done
     if len({counter.data_ptr() for counter in counters}) < len(counters):
         raise TypeError(
-            "the states of two parameters share the tensor that counts steps; expected one for each:"
+            "the states of two parameters share a tensor that counts steps; expected one each:"
             " make it with .clone()"
         )
     return done

@@ -1,6 +1,8 @@
 """Steps on a GPU: the bits of the CPU, streams, graphs, and the arrays of other libraries."""
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -121,6 +123,26 @@ def test_a_run_moves_between_the_cpu_and_the_gpu():
         moved.load_state_dict(saved)
     same_optimizers(moved, cpu)
     assert same_bits(held(place), expected)
+
+
+def test_unbound_use_and_copies():
+    """Each copy goes on from the state of its own."""
+    w, g = np.linspace(-1, 1, 9001), np.linspace(3, -5, 9001)
+    expected, places = [w.copy(), w.copy()], [shifted(w, 0), shifted(w, 1)]
+    opt, cpu = cyopt.Adam(lr=0.1), cyopt.Adam(lr=0.1)
+
+    def step(opt, cpu):
+        for key in (0, 1):
+            opt.update(key, places[key], shifted(g, key))
+            cpu.update(key, expected[key], g)
+        assert all(same_bits(held(a), b) for a, b in zip(places, expected, strict=True))
+        same_optimizers(opt, cpu)
+
+    step(opt, cpu)
+    copies = [(copy.deepcopy(opt), copy.deepcopy(cpu))]
+    copies.append((pickle.loads(pickle.dumps(opt)), copy.deepcopy(cpu)))
+    for pair in (*copies, (opt, cpu), *copies):
+        step(*pair)
 
 
 # --- with other libraries -------------------------------------------------------------------------
