@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import chain, compress, count
 from operator import not_
 from typing import Any
@@ -77,8 +76,8 @@ def integers(counters: list[Any]) -> list[int]:
     done = list(map(_integer, counters)) if done is None else done
     if len({counter.data_ptr() for counter in counters}) < len(counters):
         raise TypeError(
-            "the states of two parameters share a tensor that counts steps; expected one each:"
-            " make it with .clone()"
+            "a parameter is there twice, or the states of two share a tensor that counts steps;"
+            " expected one each: make it with .clone()"
         )
     return done
 
@@ -95,14 +94,19 @@ def _integer(counter: Any) -> int:
     is_real = is_dense and counter.dtype is not torch.bool and not counter.is_complex()
     if is_real and counter.numel() == 1 and not counter.is_neg() and not _is_fixed(counter):
         value = counter.item()
-        # From 2 / eps on adding 1 is not exact, such as 2**24 in float32.
-        most = 2 / torch.finfo(counter.dtype).eps if counter.is_floating_point() else math.inf
-        if 0 <= value < most:
+        if 0 <= value < _most(counter.dtype):
             return int(value)
     raise TypeError(
         f"the state's step is {counter!r}; expected a tensor of one number, at least 0, to which 1"
         " can be added, such as torch.tensor(0.0), as load_state_dict makes it"
     )
+
+
+def _most(dtype: Any) -> float:
+    """The number from which a counter cannot count on, such as 2**24 in float32."""
+    if dtype.is_floating_point:
+        return 2 / float(torch.finfo(dtype).eps)
+    return float(torch.iinfo(dtype).max)
 
 
 def is_alike(state: Any, param: Any) -> bool:

@@ -123,11 +123,11 @@ class _Steps:
                 raise TypeError(
                     f"{name} is {group[name]}, which cyopt's step does not support: leave it out"
                 )
-        slots = self._slots(group)
+        params, slots = list(group["params"]), self._slots(group)
         numbers = self._numbers(group)
-        read = read_group(group["params"], self.state, slots, self._counted)
+        read = read_group(params, self.state, slots, self._counted)
         if read is None:
-            return self._step_unusual(group["params"], slots, numbers)
+            return self._step_unusual(params, slots, numbers)
         columns, arrays, counters, done = read
         arguments = dict(zip(("param", "grad", *slots), arrays, strict=True))
         written = [columns[0], *columns[2:]] if arrays is not columns else []
@@ -184,7 +184,7 @@ class _Steps:
             type(self)._function(**arguments)
 
         def uncount() -> None:
-            ahead = [c for c in counters if integers([c]) == [arguments["step"]]]
+            ahead = [c for c in counters if int(c) == arguments["step"]]
             with torch.inference_mode():  # also those that were made in it
                 for counter in ahead:
                     counter.sub_(1)
