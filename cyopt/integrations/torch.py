@@ -8,20 +8,21 @@ and from them. Nothing is copied; addresses are read at each step, so that `.dat
 Parameters of a group that have made the same number of steps share one native call, in one pass
 over memory; on a GPU, one launch. Gradients may have any strides. Results are those of torch's
 single-tensor implementation except for the order of operations, which changes the last bits; for
-subnormal numbers, which become zero (`cyopt.set_subnormals`); and for hyperparameters that are
-float32 tensors, which are converted to Python numbers, where torch computes with them in float32.
-`torch.compile` does not trace a step.
+subnormal numbers, which become zero (`cyopt.set_subnormals`); for hyperparameters that are float32
+tensors, which are converted to Python numbers, where torch computes with them in float32; and for
+the fraction of a step count, which is ignored. `torch.compile` does not trace a step.
 
-Unlike in torch, `foreach`, `fused`, `capturable` and `differentiable` are refused if True (but
-loading and unpickling set the first two to None: they say how another optimizer stepped). Also
-refused are tensors that are not on a CPU or NVIDIA GPU, sparse gradients, dtypes other than float32
-and float64, subclasses that are more than their memory (DTensor), parameters that are negated
-views, have gaps or overlap, tensors that are not aligned to their numbers, gradients in the memory
-of a parameter or of state, and numbers that cyopt's classes refuse: an `lr` below 0 or infinite,
-decay rates of 1 and more or that round to 1, an `eps` that rounds to 0, dampening below 0, of more
-than 1 or combined with Nesterov momentum. An `lr` that a scheduler's rounding has left just below 0
-counts as 0. State whose memory order differs from its parameter's is copied into that order.
-Centered RMSprop takes the root of 0 where rounding makes torch's negative, and so NaN.
+Unlike in torch, `foreach`, `fused`, `capturable` and `differentiable` are refused if True (loading
+sets the first two to None: they say how another optimizer stepped). Also refused are tensors that
+are not on a CPU or NVIDIA GPU, sparse gradients, dtypes other than float32 and float64, subclasses
+that are more than their memory (DTensor), parameters that are negated views, have gaps or overlap,
+tensors that are not aligned to their numbers, gradients in the memory of a parameter or of state, a
+step count that two parameters share or to which 1 cannot be added, and numbers that cyopt's classes
+refuse: an `lr` below 0 or infinite, decay rates of 1 and more or that round to 1, an `eps` that
+rounds to 0, dampening below 0, of more than 1 or combined with Nesterov momentum. An `lr` that a
+scheduler's rounding has left just below 0 counts as 0. State whose memory order differs from its
+parameter's is copied into that order. Centered RMSprop takes the root of 0 where rounding makes
+torch's negative, and so NaN.
 
 When a call is refused, its parameters are unchanged; earlier calls of the step, for other groups or
 for parameters with another number of steps, have been made. Errors number the parameters within
