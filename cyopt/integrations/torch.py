@@ -16,13 +16,12 @@ Unlike in torch, `foreach`, `fused`, `capturable` and `differentiable` are refus
 sets the first two to None: they say how another optimizer stepped). Also refused are tensors that
 are not on a CPU or NVIDIA GPU, sparse gradients, dtypes other than float32 and float64, subclasses
 that are more than their memory (DTensor), parameters that are negated views, have gaps or overlap,
-tensors that are not aligned to their numbers, gradients in the memory of a parameter or of state, a
-step count that two parameters share or to which 1 cannot be added, and numbers that cyopt's classes
-refuse: an `lr` below 0 or infinite, decay rates of 1 and more or that round to 1, an `eps` that
-rounds to 0, dampening below 0, of more than 1 or combined with Nesterov momentum. An `lr` that a
-scheduler's rounding has left just below 0 counts as 0. State whose memory order differs from its
-parameter's is copied into that order. Centered RMSprop takes the root of 0 where rounding makes
-torch's negative, and so NaN.
+unaligned tensors, gradients in the memory of a parameter or of state, a step count that two
+parameters share or to which 1 cannot be added, and numbers that cyopt's classes refuse: an `lr`
+below 0 or infinite, decay rates that are or round to 1 or more, an `eps` that rounds to 0,
+dampening below 0, of more than 1 or combined with Nesterov momentum. An `lr` that a scheduler's
+rounding left just below 0 counts as 0. State whose memory order differs from its parameter's is
+copied into that order. Centered RMSprop takes the root of 0 where rounding gives torch a NaN.
 
 When a call is refused, its parameters are unchanged; earlier calls of the step, for other groups or
 for parameters with another number of steps, have been made. Errors number the parameters within
