@@ -14,6 +14,7 @@ from cyopt._version import __version__
 from cyopt.arrays import Array, as_array, as_own, assign, check_like, to_host
 from cyopt.cuda.arrays import DeviceArray
 from cyopt.cuda.arrays import commit as commit_on_gpu
+from cyopt.cuda.libraries import is_on_gpu
 from cyopt.given import Spec
 from cyopt.hyper import FIXED, UNSAVED, is_count
 from cyopt.measured import measurements
@@ -248,7 +249,7 @@ def _check_waiting(opt: Optimizer, entry: Mapping[str, Any], name: str) -> None:
     arrays = []
     for slot in slots:
         what = f"state_dict state[{name}][{slot!r}]"
-        arrays.append(array := as_array(entry[slot], what))
+        arrays.append(array := _saved_array(entry[slot], what))
         check_like(array, array.shape, array.dtype, what)
     kinds = [f"{slot} of {a.dtype} {a.shape}" for slot, a in zip(slots, arrays, strict=True)]
     if len({(array.dtype, array.shape) for array in arrays}) > 1:
@@ -269,6 +270,15 @@ def checked_entry(
     arrays = {}
     for slot in slots:
         what = f"state_dict state[{name}][{slot!r}]"
-        arrays[slot] = as_array(entry[slot], what)
+        arrays[slot] = _saved_array(entry[slot], what)
         check_like(arrays[slot], spec.shape, spec.dtype, what)
     return arrays
+
+
+def _saved_array(value: Any, what: str) -> Array:
+    if is_on_gpu(value):
+        raise TypeError(
+            f"{what} is on a GPU; expected a NumPy array, as in what state_dict returns: copy it by"
+            " its library's .get(), .cpu() or copy_to_host()"
+        )
+    return as_array(value, what)

@@ -40,9 +40,10 @@ class Measured:
     def skipped(self) -> bool:
         """Whether the last step was skipped because a gradient was not finite.
 
-        Like the norms, this waits for a GPU that decides it.
+        Like the norms, this waits for a GPU that decides it, and raises RuntimeError if a CUDA
+        graph holds the step of one key of several, of which the last step then is not known.
         """
-        self._fetch()
+        self._fetch_last()
         return bool(self._measured[3])
 
     @property
@@ -64,10 +65,10 @@ class Measured:
         """The norm of all updated parameters after the last step, if that had `norms=True`."""
         return self._norm(2)
 
-    def _fetch(self) -> None:
-        """Fetch what only a GPU knows."""
+    def _fetch_last(self) -> None:
+        """Fetch what only a GPU knows of the last step."""
 
     def _norm(self, i: int) -> float | None:
-        self._fetch()
+        self._fetch_last()
         norm = float(self._measured[i])
         return None if norm < 0 else norm

@@ -22,7 +22,7 @@ from cyopt.group import (
 from cyopt.hints import unknown_name
 from cyopt.hyper import Hyper, without_meaning
 from cyopt.measured import Done, Measured, measurements
-from cyopt.parameters import ParameterList, Versions, check_lasting
+from cyopt.parameters import ParameterList, Versions, check_last_is_known, check_lasting
 from cyopt.state import Averages, State
 
 Self = TypeVar("Self", bound="Optimizer")
@@ -93,6 +93,10 @@ class Optimizer(_cpu.Stepper, Measured, CommonAttributes):
         """Fetch the counters and norms that only a GPU knows."""
         for parameters in list(self._lists.values()):
             parameters.fetch()
+
+    def _fetch_last(self) -> None:
+        check_last_is_known(self._lists)
+        self._fetch()
 
     @property
     def averages(self) -> Averages:

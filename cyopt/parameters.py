@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType, NoneType
 from typing import Any
 
@@ -87,6 +87,11 @@ class ParameterList:
         """Whether only a GPU knows the outcome of the last step."""
         return self.device is not None and self.plan is not None and self.plan.is_pending
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether a CUDA graph holds a step."""
+        return self.device is not None and self.plan is not None and self.plan.captured
+
     def fetch(self) -> None:
         """Fetch counters and norms that only a GPU knows."""
         if self.device is not None and self.plan is not None:
@@ -105,7 +110,7 @@ class ParameterList:
 
     def check_free(self) -> None:
         """No CUDA graph may hold the parameters, state and counters as they are now."""
-        if self.device is not None and self.plan is not None and self.plan.captured:
+        if self.is_captured:
             raise RuntimeError(
                 "a step was captured into a CUDA graph, which keeps using the parameters, state and"
                 " counters of its capture; load, add or move before the capture, or make a new"
@@ -280,3 +285,13 @@ def written_ranges(
         arrays += state.values()
         places += [f"{slot} of {name!r}" for slot in state]
     return check_written(arrays, places)
+
+
+def check_last_is_known(lists: Mapping[Hashable, ParameterList]) -> None:
+    """RuntimeError if a CUDA graph holds the step of one list of several."""
+    captured = [key for key, parameters in list(lists.items()) if parameters.is_captured]
+    if captured and len(lists) > 1:
+        raise RuntimeError(
+            f"a CUDA graph holds the step of key {captured[0]!r}, whose replays are not seen, so"
+            " that it is not known which step was the last; capture a step of all at once: opt.step"
+        )

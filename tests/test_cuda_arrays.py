@@ -94,6 +94,28 @@ def test_a_gradient_or_state_on_a_gpu_for_a_parameter_on_the_cpu_is_refused(gpu)
     assert (w == 1).all()
 
 
+@pytest.mark.parametrize("bound", [True, False])
+def test_saved_state_on_a_gpu_is_refused(gpu, bound):
+    w = on_gpu()
+    opt = cyopt.Adam()
+    opt.update("w", w, on_gpu())
+    saved = opt.state_dict()
+    saved["state"]["w"]["exp_avg"] = opt.state["w"]["exp_avg"]
+    other = cyopt.Adam({"w": w}) if bound else cyopt.Adam()
+    with pytest.raises(TypeError, match=r"state\['w'\]\['exp_avg'\] is on a GPU; expected a NumPy"):
+        other.load_state_dict(saved)
+
+
+def test_an_address_may_be_any_integer(gpu):
+    w = on_gpu()
+    place = types.SimpleNamespace(w=w)
+    interface = w.__cuda_array_interface__
+    address, read_only = interface["data"]
+    place.__cuda_array_interface__ = {**interface, "data": (np.uint64(address), read_only)}
+    cyopt.SGD([place], lr=0.5).step([on_gpu()])
+    assert (w.array == 0.5).all()
+
+
 def test_a_gradient_that_is_not_an_array_is_refused(gpu):
     opt, grads = one()
     opt.step(grads)

@@ -272,6 +272,21 @@ def test_a_parameter_that_moves_after_a_capture_is_refused(gpu):
         opt.step([HostArray(g)], [HostArray(w.copy())])
 
 
+@pytest.mark.parametrize("name", ["skipped", "grad_norm", "update_norm", "param_norm"])
+def test_which_key_was_stepped_last_is_not_told_once_one_is_captured(gpu, name):
+    w, g = (HostArray(np.ones(3, np.float32)) for _ in range(2))
+    opt = cyopt.SGD(capturable=True, skip_nonfinite=True)
+    opt.update("a", w, g, stream=STREAM)
+    graph, _ = gpu.capture(opt.update, "a", w, g, stream=STREAM)
+    replay(graph)
+    assert not opt.skipped  # it is the only one
+    opt.update("b", HostArray(np.ones(3, np.float32)), HostArray(np.full(3, np.nan, np.float32)))
+    with pytest.raises(RuntimeError, match=r"holds the step of key 'a'.*opt\.step"):
+        getattr(opt, name)
+    assert opt.steps == 2
+    assert {key: opt.state_dict()["state"][key]["step"] for key in "ab"} == {"a": 2, "b": 0}
+
+
 def test_what_has_no_meaning_with_capturable_is_refused(gpu):
     w = np.ones(3, np.float32)
     with pytest.raises(ValueError, match="capturable is True, but the parameters are on the CPU"):

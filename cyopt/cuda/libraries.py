@@ -159,7 +159,8 @@ def _interface(value: Any, what: str) -> dict[str, Any]:
                 f"{what} has a __cuda_array_interface__ with {name} {found.get(name)!r}; expected"
                 f" {expected}: pass an array of a library that has the interface, such as CuPy"
             )
-    return dict(found)
+    address, read_only = found["data"]
+    return {**found, "data": (int(address), read_only)}
 
 
 def _is_integer(value: object) -> bool:
