@@ -41,7 +41,8 @@ cdef class TorchGroups:
         cdef int64_t form[MOST_NUMBERS]
         cdef int64_t other[MOST_NUMBERS]
         cdef int64_t device = 0
-        cdef size_t n, m, j
+        cdef size_t n, m
+        cdef Py_ssize_t j
         cdef float count = 1
         cdef float *number
         cdef list columns = []
